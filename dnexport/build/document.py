@@ -1,0 +1,48 @@
+"""What ``build --json`` prints: the contract with scripts."""
+
+from typing import Any
+
+from dnexport.bundle.verify import Bundle
+from dnexport.spec.metrics import Benchmark, Latency, TargetReport
+
+SCHEMA = 1
+
+
+def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
+    """The document of a build; paths are relative to ``bundle``, which is absolute; what was not measured is null."""
+    manifest = bundle.manifest
+    failed = [report for report in bundle.reports.values() if report.status == "failed"]
+    return {
+        "schema": SCHEMA,
+        "status": "failed" if failed else "ok",
+        "bundle": str(bundle.path.resolve()),
+        "weights": {"source": manifest.weights.source, "trained": manifest.weights.trained},
+        "reference": manifest.reference.model_dump(mode="json"),
+        "targets": {name: _target(report) for name, report in bundle.reports.items()},
+        "stages": {name: run.model_dump(mode="json") for name, run in manifest.stages.items()},
+        "warnings": list(manifest.warnings),
+    }
+
+
+def _target(report: TargetReport) -> dict[str, Any]:
+    accuracy = report.accuracy
+    return {
+        "status": report.status,
+        "error": report.error,
+        "file": report.file,
+        "bytes": report.bytes,
+        "executed_precision": str(report.executed_precision) if report.executed_precision else None,
+        "accuracy": accuracy.model_dump(mode="json", include={"top1", "agreement", "snr_db", "max_abs_error"}) if accuracy else None,
+        "latency_ms": _latency(report.benchmark.latency) if report.benchmark else None,
+        "speedup": _speedup(report.benchmark) if report.benchmark else None,
+    }
+
+
+def _latency(latency: Latency) -> dict[str, float | None]:
+    return {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms}
+
+
+def _speedup(benchmark: Benchmark) -> dict[str, float] | None:
+    if benchmark.over_eager is None or benchmark.over_best is None:
+        return None
+    return {"eager_fp32": benchmark.over_eager.value, "best_pytorch": benchmark.over_best.value}

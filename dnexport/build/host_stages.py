@@ -1,0 +1,195 @@
+"""The stages that need the host: load → export → passes → reference → (calibrate → quantize).
+
+Each returns a folder of `Stages`; a stage that is reused imports neither PyTorch nor ONNX.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dnexport.build.network import Network, Source, network_from_source, source_from_recipe
+from dnexport.build.samples import BuildData, check_disjoint, data_from_recipe, golden_from_test
+from dnexport.build.stages import Stages, stage_key
+from dnexport.data.datasets import ImageSet, synthetic
+from dnexport.data.images import InputBatch, input_from_pixels
+from dnexport.errors import RecipeError
+from dnexport.runtimes.arrays import available_threads
+from dnexport.spec.precision import Precision
+from dnexport.spec.progress import Progress
+from dnexport.spec.quantization import CalibrationTable
+from dnexport.spec.recipe import Recipe
+from dnexport.spec.record import digest_from_file
+
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+TABLE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages of one build share."""
+
+    recipe: Recipe
+    source: Source
+    network: Network
+    data: BuildData
+    stages: Stages
+    progress: Progress
+
+
+def context_from_recipe(recipe: Recipe, cache: Path, progress: Progress) -> Context:
+    """Resolve weights and data.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+        DataError: the data cannot be read or do not fit.
+        RecipeError: INT8 without images, or preprocessing that does not fit.
+    """
+    stages = Stages(cache, progress)
+    source = source_from_recipe(recipe, progress)
+    network = _load(recipe, source, stages)
+    needs_images = recipe.precision is Precision.INT8 and recipe.calibration_table is None
+    data = data_from_recipe(recipe, network.preprocess, network.arch.classes, calibrate=needs_images)
+    return Context(recipe, source, network, data, stages, progress)
+
+
+def sample_input(context: Context) -> InputBatch:
+    """Four synthetic images, for tracing and for comparing graphs."""
+    preprocess = context.network.preprocess
+    return input_from_pixels(synthetic(4, preprocess).pixels(preprocess), preprocess)
+
+
+def export(context: Context) -> Path:
+    """``model.onnx`` as PyTorch's exporter writes it, checked against PyTorch."""
+
+    def make(folder: Path) -> None:
+        from dnexport.models.export import export_onnx
+
+        export_onnx(context.network.factory(context.source)(), sample_input(context), folder / MODEL)
+
+    inputs = {"weights": context.source.digest(), "arch": context.network.arch.digest(),
+              "input": list(context.network.preprocess.input_size)}  # fmt: skip
+    return context.stages.run("export", 1, inputs, make)
+
+
+def canonical(context: Context, exported: Path) -> Path:
+    """``model.onnx`` with an FP32 body after the canonical passes; ``passes.json`` says what each did.
+
+    Raises:
+        ParityFailed: the rewritten graph computes something else.
+    """
+
+    def make(folder: Path) -> None:
+        from dnexport.graph.contract import apply, model_digest, model_from_path, save_model
+        from dnexport.graph.passes_for import canonical_passes
+        from dnexport.models.export import compare_graphs
+
+        model = model_from_path(exported / MODEL)
+        applied = apply(canonical_passes(), model)
+        save_model(model, folder / MODEL)
+        compare_graphs(exported / MODEL, folder / MODEL, sample_input(context))
+        rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
+        (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        (folder / "digest").write_text(model_digest(model_from_path(folder / MODEL)), encoding="utf-8")
+
+    return context.stages.run("passes", 1, {"export": stage_key(exported)}, make)
+
+
+def reference(context: Context, exported: Path) -> Path:
+    """PyTorch's FP32 logits of all test images (``logits.npy``) and the golden samples (``golden.npz``)."""
+    network, test = context.network, context.data.test
+
+    def make(folder: Path) -> None:
+        import torch
+
+        from dnexport.models.export import reference_logits
+
+        torch.set_num_threads(available_threads())
+        module = context.network.factory(context.source)()
+        kept = golden_from_test(test, network.preprocess)
+        logits, golden = [], []
+        wanted, done = set(kept), 0
+        for pixels in test.batches(network.preprocess, 32):
+            logits.append(reference_logits(module, input_from_pixels(pixels, network.preprocess)))
+            golden += [pixels[i] for i in range(len(pixels)) if done + i in wanted]
+            done += len(pixels)
+            context.progress.advance(done, len(test))
+        all_logits, labels = np.concatenate(logits), np.asarray(test.labels, np.int64)
+        np.save(folder / "logits.npy", all_logits)
+        np.savez_compressed(folder / GOLDEN, images=np.stack(golden), logits=all_logits[kept], labels=labels[kept])
+
+    inputs = {"export": stage_key(exported), "test": test.digest(), "preprocess": network.preprocess.digest()}
+    return context.stages.run("reference", 1, inputs, make)
+
+
+def calibrate(context: Context, graph: Path) -> Path:
+    """``calibration.json``: the ranges of every quantization point of the canonical graph.
+
+    Raises:
+        RecipeError: no images.
+        DataError: calibration images that are also test images.
+    """
+    images = context.data.calibration
+    if images is None:
+        raise RecipeError("there are no images to calibrate with", "add --data DIR or --calibration-data DIR")
+    drawn: ImageSet = images
+
+    def make(folder: Path) -> None:
+        from dnexport.calibrate.table import save_table, table_from_images
+
+        calibration_set = context.recipe.calibration.model_copy(update={"data": drawn.name})
+        table = table_from_images(graph / MODEL, drawn, context.network.preprocess, calibration_set, context.progress)
+        check_disjoint(table, context.data.test, context.network.preprocess)
+        save_table(table, folder / TABLE)
+
+    inputs = {"graph": stage_key(graph), "images": drawn.digest(), "test": context.data.test.digest(),
+              "preprocess": context.network.preprocess.digest(), "observer": context.recipe.calibration.observer}  # fmt: skip
+    return context.stages.run("calibrate", 1, inputs, make)
+
+
+def quantize(context: Context, graph: Path, table: Path) -> Path:
+    """``model.onnx`` with Q/DQ; refuses a table of another graph or other preprocessing."""
+
+    def make(folder: Path) -> None:
+        from dnexport.calibrate.table import check_table, table_from_path
+        from dnexport.graph.contract import apply, model_from_path, save_model
+        from dnexport.graph.insert_qdq import InsertQdq
+
+        content: CalibrationTable = table_from_path(table)
+        check_table(content, (graph / "digest").read_text(encoding="utf-8"), context.network.preprocess)
+        model = model_from_path(graph / MODEL)
+        apply((InsertQdq(content),), model)
+        save_model(model, folder / MODEL)
+
+    inputs = {"graph": stage_key(graph), "table": digest_from_file(table), "preprocess": context.network.preprocess.digest()}
+    return context.stages.run("quantize", 1, inputs, make)
+
+
+def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:
+    names = Path(recipe.class_names) if recipe.class_names else None
+    inputs = {
+        "weights": source.digest(),
+        "arch": recipe.arch,
+        "preprocess": recipe.preprocess.model_dump(mode="json"),
+        "class_names": digest_from_file(names) if names and names.is_file() else recipe.class_names,
+    }
+
+    def make(folder: Path) -> None:
+        network = network_from_source(recipe, source)
+        (folder / "network.json").write_text(network.model_dump_json(), encoding="utf-8")
+
+    folder = stages.run("load", 1, inputs, make)
+    return Network.model_validate_json((folder / "network.json").read_bytes())
+
+
+def cache_folder(output: Path) -> Path:
+    """Where the stages of bundles beside ``output`` are kept."""
+    return output.parent / ".stages"
+
+
+def default_output(recipe: Recipe) -> Path:
+    """``engines/built/<name>`` below the current folder."""
+    return Path(os.curdir) / "engines" / "built" / recipe.name

@@ -1,0 +1,197 @@
+"""From a recipe to a bundle.
+
+load → export → passes → reference → (calibrate → quantize) → each target: lower → compile → validate → bench → pack
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dnexport.build.host_stages import (
+    GOLDEN,
+    MODEL,
+    TABLE,
+    Context,
+    cache_folder,
+    calibrate,
+    canonical,
+    context_from_recipe,
+    export,
+    quantize,
+    reference,
+)
+from dnexport.build.target_stages import TargetOutcome, build_target, place
+from dnexport.bundle.pack import staging, write_manifest
+from dnexport.bundle.verify import Bundle
+from dnexport.data.images import input_from_pixels
+from dnexport.deploy.bench import Engine, measure_engines
+from dnexport.deploy.targets import chosen_targets
+from dnexport.errors import DnexportError
+from dnexport.measure.environment import environment
+from dnexport.report.html import page_from_bundles
+from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.torch_eager import EAGER
+from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
+from dnexport.spec.precision import Precision
+from dnexport.spec.progress import Progress, Recording
+from dnexport.spec.quantization import CalibrationTable
+from dnexport.spec.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left.
+
+    Attributes:
+        bundle: written and verified.
+        failures: of single targets, in their order.
+    """
+
+    bundle: Bundle
+    failures: tuple[DnexportError, ...]
+
+
+def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = True) -> Built:
+    """Build every target of a recipe into the bundle ``output``.
+
+    Args:
+        recipe: what to build.
+        output: directory of the bundle; an earlier bundle there is replaced in one step at the end.
+        progress: told of every stage.
+        bench: measure latency too.
+
+    Raises:
+        DnexportError: nothing could be built; the first target's error where all failed. Nothing is written then.
+    """
+    recording = Recording(progress)
+    targets = chosen_targets(recipe)
+    context = context_from_recipe(recipe, cache_folder(output), recording)
+    exported = export(context)
+    graph = canonical(context, exported)
+    referenced = reference(context, exported)
+    table = _table(context, graph) if recipe.precision is Precision.INT8 else None
+    model = quantize(context, graph, table) if table else graph
+    outcomes = [build_target(context, chosen, model, referenced) for chosen in targets]
+    failures = tuple(outcome.failure for outcome in outcomes if outcome.failure)
+    if len(failures) == len(outcomes):
+        raise failures[0]
+    if bench:
+        outcomes = _benched(context, outcomes, referenced)
+    for failed in (o.report for o in outcomes if o.failure):
+        recording.warn(f"target {failed.target} failed: {failed.error}")
+    bundle = _pack(context, outcomes, model, referenced, table, output, recording.warnings)
+    return Built(bundle, failures)
+
+
+def calibration_table(recipe: Recipe, cache: Path, progress: Progress) -> Path:
+    """The calibration table of a recipe's network, as a file in the stage cache.
+
+    Raises:
+        DnexportError: as `build`, up to the calibration.
+    """
+    context = context_from_recipe(recipe, cache, progress)
+    return calibrate(context, canonical(context, export(context))) / TABLE
+
+
+def canonical_graph(recipe: Recipe, cache: Path, progress: Progress) -> Path:
+    """The canonical FP32 graph of a recipe's network, as a file in the stage cache.
+
+    Raises:
+        DnexportError: as `build`, up to the passes.
+    """
+    context = context_from_recipe(recipe, cache, progress)
+    return canonical(context, export(context)) / MODEL
+
+
+def _table(context: Context, graph: Path) -> Path:
+    given = context.recipe.calibration_table
+    return Path(given) if given else calibrate(context, graph) / TABLE
+
+
+def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Path) -> list[TargetOutcome]:
+    """Measure every validated engine in the same rounds."""
+    engines = [
+        Engine(outcome.chosen.target, outcome.engine, context.recipe.precision)
+        for outcome in outcomes
+        if outcome.engine is not None and outcome.report.status == "validated"
+    ]
+    if not engines:
+        return list(outcomes)
+    with np.load(referenced / GOLDEN) as golden:
+        images = input_from_pixels(golden["images"][: max(16, context.recipe.bench.batch)], context.network.preprocess)
+    if len(images) < context.recipe.bench.batch:
+        images = np.resize(images, (context.recipe.bench.batch, *images.shape[1:]))
+    factory = context.network.factory(context.source)
+    measured = context.stages.measure(
+        "bench", lambda: measure_engines(engines, factory, images, context.recipe.bench, context.progress.advance)
+    )
+    return [
+        TargetOutcome(o.chosen, o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}), o.lowered, o.engine, o.failure)
+        for o in outcomes
+    ]
+
+
+def _pack(
+    context: Context,
+    outcomes: Sequence[TargetOutcome],
+    model: Path,
+    referenced: Path,
+    table: Path | None,
+    output: Path,
+    warnings: Sequence[str],
+) -> Bundle:
+    with staging(output) as folder:
+        shutil.copyfile(model / MODEL, folder / MODEL)
+        shutil.copyfile(referenced / GOLDEN, folder / GOLDEN)
+        if table is not None:
+            shutil.copyfile(table, folder / TABLE)
+        for outcome in outcomes:
+            place(outcome, folder)
+        manifest = _manifest(context, outcomes, referenced, table, warnings)
+        reports = {outcome.report.target: outcome.report for outcome in outcomes}
+        page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        manifest = write_manifest(folder, manifest)
+    return Bundle(output.resolve(), manifest, reports)
+
+
+def _manifest(
+    context: Context, outcomes: Sequence[TargetOutcome], referenced: Path, table: Path | None, warnings: Sequence[str]
+) -> Manifest:
+    network = context.network
+    with np.load(referenced / GOLDEN) as golden:
+        labels = golden["labels"]
+    summary = CalibrationTable.model_validate_json(table.read_bytes()) if table else None
+    return Manifest(
+        name=context.recipe.name,
+        recipe=context.recipe,
+        arch=network.arch,
+        arch_name=network.arch_name,
+        preprocess=network.preprocess,
+        assumed=network.assumed,
+        class_names=network.class_names,
+        weights=network.weights(context.source),
+        golden=Golden(source=context.data.test.name, samples=len(labels), labelled=int((labels >= 0).sum())),
+        reference=_reference_run(context, referenced),
+        calibration=CalibrationSummary(
+            calibration_set=summary.calibration_set,
+            images=len(summary.image_digests),
+            tensors=len(summary.ranges),
+            synthetic=summary.synthetic,
+        ) if summary else None,
+        targets={outcome.report.target: outcome.chosen.target.slug for outcome in outcomes},
+        stages=context.stages.runs,
+        environment=environment(),
+        warnings=tuple(warnings),
+        files={},
+    )  # fmt: skip
+
+
+def _reference_run(context: Context, referenced: Path) -> ReferenceRun:
+    logits, labels = np.load(referenced / "logits.npy"), np.asarray(context.data.test.labels)
+    known = labels >= 0
+    top1 = float((logits.argmax(axis=1)[known] == labels[known]).mean()) if known.any() else None
+    return ReferenceRun(form=EAGER, threads=available_threads(), top1=top1, samples=len(labels))

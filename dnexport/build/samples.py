@@ -1,0 +1,79 @@
+"""The three disjoint image sets of a build, and the golden samples drawn from the last."""
+
+from dataclasses import dataclass
+
+from dnexport.data.datasets import ImageSet, digest_from_pixels, splits_from_source, synthetic
+from dnexport.errors import DataError, RecipeError
+from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.quantization import CalibrationTable
+from dnexport.spec.recipe import Recipe
+
+GOLDEN_BYTES = 16 << 20
+GOLDEN_SAMPLES = 512
+SYNTHETIC_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class BuildData:
+    """What a build sees.
+
+    Attributes:
+        calibration: drawn from the training part; None where INT8 was not asked for.
+        test: compared with PyTorch and with labels.
+        synthetic_test: no data were given, the test images are made up.
+    """
+
+    calibration: ImageSet | None
+    test: ImageSet
+    synthetic_test: bool
+
+
+def data_from_recipe(recipe: Recipe, preprocess: Preprocess, classes: int, *, calibrate: bool) -> BuildData:
+    """Open the data of a recipe.
+
+    Raises:
+        DataError: unreadable, or its classes are not the network's.
+        RecipeError: INT8 without images.
+    """
+    splits = splits_from_source(recipe.data) if recipe.data else None
+    if splits is not None and len(splits.test.classes) != classes:
+        raise DataError(f"data {recipe.data} has {len(splits.test.classes)} classes and the network {classes}",
+                        "give the data that it was trained on")  # fmt: skip
+    test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
+    calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
+    return BuildData(calibration, test, splits is None)
+
+
+def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:
+    """Indices of the test images that travel with the bundle: all, or an even draw within `GOLDEN_BYTES`."""
+    one = preprocess.input_size[0] * preprocess.input_size[1] * preprocess.planes
+    count = min(len(test), GOLDEN_SAMPLES, max(8, GOLDEN_BYTES // one))
+    if count == len(test):
+        return list(range(count))
+    numbered = ImageSet(test.name, list(range(len(test))), test.labels, test.classes)  # type: ignore[arg-type]
+    return sorted(int(index) for index in numbered.draw(count, seed=0).pictures)  # type: ignore[call-overload]
+
+
+def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess) -> None:
+    """Refuse calibration images that are also test images.
+
+    Raises:
+        DataError: some are; counted.
+    """
+    seen = set(table.image_digests)
+    shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
+    if shared and not table.synthetic:
+        raise DataError(f"{shared} of {len(test)} test images were used for calibration", "keep the two apart")
+
+
+def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess) -> ImageSet:
+    wanted = recipe.calibration
+    if wanted.data == "synthetic":
+        return synthetic(wanted.count, preprocess, seed=wanted.seed)
+    if wanted.data is not None and wanted.data != recipe.data:
+        train = splits_from_source(wanted.data).train
+    if train is None:
+        raise RecipeError("INT8 needs images to calibrate with, and none are given",
+                          "add --data DIR or --calibration-data DIR (or, to measure latency only, "
+                          "--calibration-data synthetic)")  # fmt: skip
+    return train.draw(wanted.count, wanted.seed)

@@ -1,0 +1,166 @@
+"""The stages of one target: lower → compile → validate. A target that fails says so and leaves the others alone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from dnexport.build.host_stages import GOLDEN, MODEL, Context
+from dnexport.build.stages import stage_key
+from dnexport.data.images import InputBatch, input_from_pixels
+from dnexport.deploy.compile import compile_target
+from dnexport.deploy.targets import Chosen
+from dnexport.deploy.validate import Samples, Validated, engine_logits, validate_engine
+from dnexport.errors import DnexportError
+from dnexport.measure.accuracy import accuracy_from_logits
+from dnexport.runtimes.registry import runtime_for
+from dnexport.spec.metrics import Accuracy, Census, TargetReport
+from dnexport.spec.record import digest_from_file
+from dnexport.spec.target import Target
+
+_ORT_CPU = Target.parse("onnxruntime:cpu")
+_VALIDATED = TypeAdapter(Validated)
+
+
+@dataclass(frozen=True)
+class TargetOutcome:
+    """What became of one target.
+
+    Attributes:
+        chosen: the target.
+        report: for the bundle.
+        lowered: folder with its graph; None where lowering failed.
+        engine: the engine file in its stage folder; None where none was built.
+        failure: the error behind ``status: failed``.
+    """
+
+    chosen: Chosen
+    report: TargetReport
+    lowered: Path | None = None
+    engine: Path | None = None
+    failure: DnexportError | None = None
+
+
+def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path) -> TargetOutcome:
+    """All stages of one target; errors of the target become its status."""
+    name = str(chosen.target)
+    lowered: Path | None = None
+    try:
+        lowered = _lower(context, chosen.target, model)
+        census = Census.model_validate_json((lowered / "census.json").read_bytes())
+        report = TargetReport(target=name, status="prepared", companion=chosen.companion, census=census)
+        if chosen.action == "prepare":
+            notes = (f"prepared only: {chosen.reason}; 'dnexport compile' on the device does the rest",)
+            return TargetOutcome(chosen, _with_graph_accuracy(context, report, lowered, referenced, notes), lowered)
+        compiled = _compile(context, chosen.target, lowered)
+        engine = compiled / runtime_for(chosen.target).engine_file
+        report = report.model_copy(update={
+            "status": "built",
+            "file": f"targets/{chosen.target.slug}/{engine.name}",
+            "bytes": engine.stat().st_size,
+            "engine_digest": digest_from_file(engine),
+            "execution_proof": json.loads((compiled / "compiled.json").read_bytes())["proof"] or None,
+        })  # fmt: skip
+        if runtime_for(chosen.target).runs(chosen.target).usable:
+            report = _with_validation(context, chosen, report, compiled, engine, lowered, referenced)
+        else:
+            notes = ("not run here: its GPU is elsewhere; its lowered graph was compared with PyTorch instead",)
+            report = _with_graph_accuracy(context, report, lowered, referenced, notes)
+        return TargetOutcome(chosen, report, lowered, engine)
+    except DnexportError as exc:
+        failed = TargetReport(target=name, status="failed", companion=chosen.companion, error=str(exc))
+        return TargetOutcome(chosen, failed, lowered, failure=exc)
+
+
+def samples_from_test(context: Context, referenced: Path) -> Samples:
+    """The whole test set, decoded anew on each pass."""
+
+    def batches() -> Iterator[InputBatch]:
+        for pixels in context.data.test.batches(context.network.preprocess, 64):
+            yield input_from_pixels(pixels, context.network.preprocess)
+
+    labels = np.asarray(context.data.test.labels, np.int64)
+    logits = np.load(referenced / "logits.npy")
+    return Samples(batches, len(labels), logits, labels, min(context.recipe.profile.max_batch, 32))
+
+
+def _lower(context: Context, target: Target, model: Path) -> Path:
+    def make(folder: Path) -> None:
+        from dnexport.graph.census import census_from_model
+        from dnexport.graph.contract import apply, model_from_path, save_model
+        from dnexport.graph.passes_for import passes_for
+
+        lowered = model_from_path(model / MODEL)
+        apply(passes_for(context.recipe.precision, target), lowered)
+        save_model(lowered, folder / MODEL)
+        (folder / "census.json").write_text(census_from_model(lowered).model_dump_json(), encoding="utf-8")
+
+    inputs = {"model": stage_key(model), "precision": str(context.recipe.precision), "runtime": target.runtime, "device": target.device}
+    return context.stages.run(f"lower:{target}", 1, inputs, make)
+
+
+def _compile(context: Context, target: Target, lowered: Path) -> Path:
+    recipe = context.recipe
+
+    def make(folder: Path) -> None:
+        compiled = compile_target(lowered / MODEL, folder, target, recipe.profile, recipe.precision)
+        (folder / "compiled.json").write_text(json.dumps({"proof": compiled.proof}), encoding="utf-8")
+
+    inputs = {"lowered": stage_key(lowered), "target": str(target), "profile": str(recipe.profile)}
+    return context.stages.run(f"compile:{target}", 1, inputs, make)
+
+
+def _with_validation(
+    context: Context, chosen: Chosen, report: TargetReport, compiled: Path, engine: Path, lowered: Path, referenced: Path
+) -> TargetReport:
+    def make(folder: Path) -> None:
+        samples = samples_from_test(context, referenced)
+        found = validate_engine(engine, lowered / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance)
+        (folder / "validated.json").write_bytes(_VALIDATED.dump_json(found))
+
+    inputs = {"compiled": stage_key(compiled), "reference": stage_key(referenced), "batch": context.recipe.profile.max_batch}
+    folder = context.stages.run(f"validate:{chosen.target}", 1, inputs, make)
+    found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
+    return report.model_copy(update={
+        "status": "validated",
+        "accuracy": found.accuracy,
+        "cross_check": found.cross_check,
+        "executed_precision": found.executed.execution,
+        "execution_proof": found.executed.proof,
+    })  # fmt: skip
+
+
+def _with_graph_accuracy(
+    context: Context, report: TargetReport, lowered: Path, referenced: Path, notes: tuple[str, ...]
+) -> TargetReport:
+    """Compare the lowered graph with PyTorch on ONNX Runtime, which computes FP16 graphs in float with FP16 weights."""
+
+    def make(folder: Path) -> None:
+        with np.load(referenced / GOLDEN) as golden:
+            images = input_from_pixels(golden["images"][:32], context.network.preprocess)
+            reference, labels = golden["logits"][:32], golden["labels"][:32]
+        samples = Samples(lambda: [images], len(images), reference, labels, min(8, len(images)))
+        logits, _ = engine_logits(lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance)
+        accuracy = accuracy_from_logits(reference, logits, labels)
+        (folder / "accuracy.json").write_text(accuracy.model_dump_json(), encoding="utf-8")
+
+    if not runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
+        return report.model_copy(update={"notes": notes})
+    inputs = {"lowered": stage_key(lowered), "reference": stage_key(referenced)}
+    folder = context.stages.run(f"check-graph:{report.target}", 1, inputs, make)
+    accuracy = Accuracy.model_validate_json((folder / "accuracy.json").read_bytes())
+    return report.model_copy(update={"graph_accuracy": accuracy, "notes": notes})
+
+
+def place(outcome: TargetOutcome, folder: Path) -> None:
+    """Copy a target's graph and engine, and write its report, into a bundle's ``targets/<slug>``."""
+    destination = folder / "targets" / outcome.chosen.target.slug
+    destination.mkdir(parents=True)
+    for source in (outcome.lowered / MODEL if outcome.lowered else None, outcome.engine):
+        if source is not None and not (destination / source.name).exists():
+            shutil.copyfile(source, destination / source.name)
+    (destination / "report.json").write_text(outcome.report.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,34 @@
+"""From a data source and an architecture's name to a trained checkpoint."""
+
+from pathlib import Path
+
+from dnexport.data.datasets import splits_from_source
+from dnexport.errors import DataError, UsageError
+from dnexport.models.train import Trained, train
+from dnexport.spec.arch import named_arch
+from dnexport.spec.preprocess import CIFAR, DIGITS, IMAGENET
+from dnexport.spec.progress import Progress
+from dnexport.spec.training import TrainingRecipe
+
+
+def train_from_data(source: str, arch_name: str, recipe: TrainingRecipe, output: Path, progress: Progress) -> Trained:
+    """Train a named architecture on a data source; classes and channels follow the data.
+
+    Raises:
+        ArchError: unknown architecture.
+        DataError: the data cannot be read, hold one class, or are fewer than a batch.
+        UsageError: the output is no ``.safetensors`` file.
+        BuildFailed: the loss is not finite.
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"output {output} is not a .safetensors file", "write --output model.safetensors")
+    named = named_arch(arch_name)
+    splits = splits_from_source(source)
+    if len(splits.train.classes) < 2:
+        raise DataError(f"data {source} has one class", "give at least two class folders")
+    if len(splits.train) < recipe.batch:
+        raise DataError(f"data {source} has {len(splits.train)} training images, less than a batch of {recipe.batch}",
+                        "give more images or a smaller --batch")  # fmt: skip
+    preprocess = DIGITS if source == "digits" else IMAGENET if named.arch.stem == "imagenet" else CIFAR
+    arch = named.arch.model_copy(update={"channels": preprocess.planes, "classes": len(splits.train.classes)})
+    return train(arch, arch_name, splits, preprocess, recipe, output, progress)

@@ -1,0 +1,117 @@
+"""Write a bundle: build it beside its place, then exchange the two in one step.
+
+A build that is interrupted at any moment leaves the earlier bundle as it was; what it began is a hidden sibling that the
+next build of the same bundle removes.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dnexport.errors import UsageError, storage_error_from_os_error
+from dnexport.spec.manifest import Manifest
+from dnexport.spec.record import digest_from_file
+
+MANIFEST = "bundle.json"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def staging(destination: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``destination`` when the block ends without an exception.
+
+    Raises:
+        UsageError: the destination is something other than a bundle or an empty directory.
+        StorageError: the file system refuses.
+    """
+    _check_replaceable(destination)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(destination)
+        temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+        temporary.mkdir()
+    except OSError as exc:
+        raise storage_error_from_os_error(exc, destination) from exc
+    try:
+        yield temporary
+        _sync(temporary)
+        _put_in_place(temporary, destination)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            raise storage_error_from_os_error(exc, destination) from exc
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Add the digest of every file in ``folder`` to the manifest and write it as ``bundle.json``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    digests = {path.relative_to(folder).as_posix(): digest_from_file(path) for path in files}
+    complete = manifest.model_copy(update={"files": digests})
+    (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return complete
+
+
+def _check_replaceable(destination: Path) -> None:
+    if not destination.exists() and not destination.is_symlink():
+        return
+    if not destination.is_dir() or destination.is_symlink():
+        raise UsageError(f"output {destination} exists and is not a bundle", "choose another --output")
+    if any(destination.iterdir()) and not (destination / MANIFEST).is_file():
+        raise UsageError(f"output {destination} holds files that are no bundle", "choose another --output or empty it")
+
+
+def _remove_abandoned(destination: Path) -> None:
+    """Partial siblings whose process is gone."""
+    for sibling in destination.parent.glob(f".{destination.name}.*.partial"):
+        owner = sibling.name.split(".")[-2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(sibling, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Flush files to the disk, so that the rename never becomes durable before their content."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _put_in_place(temporary: Path, destination: Path) -> None:
+    if not destination.exists():
+        temporary.rename(destination)
+    elif not _exchange(temporary, destination):
+        # Without an atomic exchange there is a moment without a bundle, but never one without its content.
+        retired = destination.with_name(f".{destination.name}.{os.getpid()}.retired")
+        destination.rename(retired)
+        temporary.rename(destination)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories atomically (Linux, renameat2); False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+
+

@@ -1,0 +1,103 @@
+"""Open a bundle: nothing in it is trusted until its digest is checked."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from pydantic import ValidationError
+
+from dnexport.bundle.pack import MANIFEST
+from dnexport.data.images import PixelBatch
+from dnexport.errors import BadInput, IntegrityError
+from dnexport.runtimes.arrays import Logits
+from dnexport.spec.manifest import SCHEMA, Manifest
+from dnexport.spec.metrics import TargetReport
+from dnexport.spec.record import digest_from_file
+
+
+@dataclass(frozen=True)
+class GoldenSamples:
+    """The samples that travel with a bundle.
+
+    Attributes:
+        images: uint8 NHWC, before normalisation.
+        logits: PyTorch's.
+        labels: int64, −1 where unknown.
+    """
+
+    images: PixelBatch
+    logits: Logits
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: its directory.
+        manifest: the content of ``bundle.json``.
+        reports: one a target, by string form.
+    """
+
+    path: Path
+    manifest: Manifest
+    reports: dict[str, TargetReport]
+
+    @classmethod
+    def open(cls, path: Path) -> "Bundle":
+        """Read the manifest and check every file against it.
+
+        Raises:
+            BadInput: no bundle is there.
+            IntegrityError: the manifest is not understood, or a file is missing, added, changed or outside.
+        """
+        manifest = _manifest(path)
+        _check_files(path, manifest)
+        reports = {
+            target: TargetReport.model_validate_json((path / "targets" / slug / "report.json").read_bytes())
+            for target, slug in manifest.targets.items()
+        }
+        return cls(path, manifest, reports)
+
+    def engine(self, target: str) -> Path | None:
+        """The engine file of a target, None where none was built."""
+        file = self.reports[target].file
+        return self.path / file if file else None
+
+    def golden(self) -> GoldenSamples:
+        """The golden samples."""
+        with np.load(self.path / "golden.npz", allow_pickle=False) as arrays:
+            return GoldenSamples(arrays["images"], arrays["logits"], arrays["labels"])
+
+
+def _manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BadInput(f"{path} is not a bundle: it has no {MANIFEST}", "give a directory that 'dnexport build' made")
+    content = file.read_bytes()
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise IntegrityError(f"{file} is not a manifest of schema {SCHEMA}: {where}: {first['msg'].lower()}",
+                             "build the bundle again, or update dnexport") from exc  # fmt: skip
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    remedy = "copy the bundle again or build it again"
+    if manifest.schema_version != SCHEMA:
+        raise IntegrityError(f"bundle {path} has schema {manifest.schema_version}, this version reads {SCHEMA}", "update dnexport")
+    for name, digest in manifest.files.items():
+        pure = PurePosixPath(name)
+        file = path / pure
+        if pure.is_absolute() or ".." in pure.parts:
+            raise IntegrityError(f"bundle {path} names a file outside of it: {name}", remedy)
+        if file.is_symlink() or not file.is_file():
+            raise IntegrityError(f"bundle {path} lacks the file {name}", remedy)
+        if digest_from_file(file) != digest:
+            raise IntegrityError(f"file {name} of bundle {path} is not what the manifest says", remedy)
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir() or p.is_symlink()}
+    if added := sorted(present - manifest.files.keys() - {MANIFEST}):
+        raise IntegrityError(f"bundle {path} holds a file that its manifest does not name: {added[0]}", "remove it")

@@ -1,0 +1,1 @@
+"""From images to ranges: observers, and the table that remembers where its numbers come from."""

@@ -1,0 +1,43 @@
+"""``dnexport bench``"""
+
+from typing import Annotated
+
+import typer
+
+from dnexport.cli import options as o
+
+
+def bench(
+    bundle: o.BundleFolder,
+    target: o.TargetName = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch.")] = 8,
+    block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
+    batch: Annotated[int, typer.Option(min=1, help="Images a query.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure latency again, beside PyTorch where it and the weights are here."""
+    from dnexport.build.remeasure import measure_bundle
+    from dnexport.bundle.verify import Bundle
+    from dnexport.cli.render import speedup_text
+    from dnexport.cli.terminal import terminal
+    from dnexport.spec.recipe import Bench
+
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
+        found = measure_bundle(Bundle.open(bundle), target, protocol, view)
+        view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
+        rows = [
+            [name, str(len(b.latency.samples_ms)), f"{b.latency.p50_ms:.2f} ms", _ms(b.latency.p90_ms), _ms(b.latency.p99_ms),
+             f"{b.latency.images_per_second:.0f}", speedup_text(b)]
+            for name, b in found.items()
+        ]  # fmt: skip
+        view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
+        for note in dict.fromkeys(note for b in found.values() for note in b.notes):
+            view.say(f"  {note}")
+
+
+def _ms(value: float | None) -> str:
+    return "withheld" if value is None else f"{value:.2f} ms"

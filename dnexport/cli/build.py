@@ -1,0 +1,66 @@
+"""``dnexport build``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnexport.cli import options as o
+
+
+def build(
+    recipe: o.RecipeFile = None,
+    arch: o.Arch = None,
+    weights: o.Weights = None,
+    class_names: o.ClassNames = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Build FP32 engines.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Build FP16 engines (the default).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Build INT8 engines; the rest runs in FP16 where the device can.")] = False,
+    target: Annotated[
+        list[str] | None, typer.Option(help="auto, or tensorrt-rtx:sm86+sm89, openvino:cpu, …; may be repeated.", show_default="auto")
+    ] = None,
+    allow_execution: Annotated[
+        o.AllowedExecution | None, typer.Option(help="What a CPU target may execute for fp16.", show_default=False)
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Batch sizes min..opt..max.", show_default="1..1..8")] = None,
+    data: o.Data = None,
+    calibration_data: o.CalibrationData = None,
+    calibration_images: o.CalibrationImages = None,
+    calibration_table: Annotated[
+        str | None, typer.Option(help="A table that 'dnexport calibrate' made.", show_default=False)
+    ] = None,
+    input_size: o.InputSize = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    channels: o.Channels = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The bundle's directory.", show_default="engines/built/NAME")
+    ] = None,
+    no_bench: Annotated[bool, typer.Option("--no-bench", help="Do not measure latency.")] = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Build engines from a checkpoint or an architecture, prove and measure them, and leave a bundle."""
+    from dnexport.cli import flags
+    from dnexport.cli.terminal import terminal
+
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        values = {
+            "arch": arch, "weights": weights, "class_names": class_names, "data": data, "batch": batch,
+            "precision": flags.precision_from_flags(fp32, fp16, int8), "targets": target,
+            "allow_execution": allow_execution.value if allow_execution else None, "calibration_table": calibration_table,
+            "calibration": flags.said({"data": calibration_data, "count": calibration_images}),
+            "preprocess": flags.preprocess_from_flags(input_size, resize, crop, interpolation, channels, mean, std),
+        }  # fmt: skip
+        resolved = flags.recipe_from_flags(recipe, values, suffix="precision")
+        from dnexport.build.pipeline import build as run_build
+        from dnexport.cli.render import show_build
+
+        built = run_build(resolved, output or Path("engines/built") / resolved.name, view, bench=not no_bench)
+        show_build(view, built)
+        if built.failures:
+            raise typer.Exit(built.failures[0].exit_code)

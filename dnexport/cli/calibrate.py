@@ -1,0 +1,39 @@
+"""``dnexport calibrate``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnexport.cli import options as o
+
+
+def calibrate(
+    recipe: o.RecipeFile = None,
+    arch: o.Arch = None,
+    weights: o.Weights = None,
+    data: o.Data = None,
+    calibration_data: o.CalibrationData = None,
+    calibration_images: o.CalibrationImages = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The table.", show_default="calibration/tables/NAME.json")
+    ] = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Observe the ranges of a network's activations and write them as a calibration table."""
+    from dnexport.cli import flags
+    from dnexport.cli.terminal import terminal
+
+    with terminal(quiet=quiet, debug=debug) as view:
+        calibration = flags.said({"data": calibration_data, "count": calibration_images})
+        values = {"arch": arch, "weights": weights, "data": data, "calibration": calibration, "precision": "int8"}
+        resolved = flags.recipe_from_flags(recipe, values, suffix="calibration")
+        from dnexport.build.host_stages import cache_folder
+        from dnexport.build.pipeline import calibration_table
+        from dnexport.spec.record import write_atomically
+
+        table = calibration_table(resolved, cache_folder(Path("engines/built") / resolved.name), view)
+        destination = output or Path("calibration/tables") / f"{resolved.name}.json"
+        write_atomically(destination, table.read_bytes())
+        view.say(f"table  {destination.resolve()}")

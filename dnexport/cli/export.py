@@ -1,0 +1,32 @@
+"""``dnexport export``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnexport.cli import options as o
+
+
+def export(
+    arch: o.Arch = None,
+    weights: o.Weights = None,
+    input_size: o.InputSize = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.")] = Path("model.onnx"),
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Export to the canonical FP32 ONNX graph, checked against PyTorch."""
+    from dnexport.cli import flags
+    from dnexport.cli.terminal import terminal
+
+    with terminal(quiet=quiet, debug=debug) as view:
+        preprocess = flags.preprocess_from_flags(input_size, None, None, None, None, None, None)
+        recipe = flags.recipe_from_flags(None, {"arch": arch, "weights": weights, "preprocess": preprocess}, suffix="export")
+        from dnexport.build.host_stages import cache_folder
+        from dnexport.build.pipeline import canonical_graph
+        from dnexport.spec.record import write_atomically
+
+        graph = canonical_graph(recipe, cache_folder(Path("engines/built") / recipe.name), view)
+        write_atomically(output, graph.read_bytes())
+        view.say(f"graph  {output.resolve()}  {output.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,25 @@
+"""``dnexport report``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnexport.cli.options import Debug
+
+
+def report(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles of one network, in the order of the columns.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    debug: Debug = False,
+) -> None:
+    """Render one page over one or several bundles: PyTorch | FP16 | INT8."""
+    from dnexport.bundle.verify import Bundle
+    from dnexport.cli.terminal import terminal
+    from dnexport.report.html import page_from_bundles
+    from dnexport.spec.record import write_atomically
+
+    with terminal(debug=debug) as view:
+        page = page_from_bundles([Bundle.open(path) for path in bundles], [str(path) for path in bundles])
+        write_atomically(output, page.encode())
+        view.say(f"report  {output.resolve()}")

@@ -1,0 +1,122 @@
+"""What the user sees: progress and words on stderr, results on stdout, errors as one sentence with an exit code."""
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, storage_error_from_os_error
+
+DOCUMENT_SCHEMA = 1
+
+
+class Terminal:
+    """The listener of long work, and the place for results.
+
+    Args:
+        as_json: print one document on stdout and nothing else there.
+        quiet: no progress.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._out = Console(highlight=False)
+        self._err = Console(stderr=True, highlight=False)
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def start(self, stage: str) -> None:
+        """Show a stage: a live line on a terminal, nothing yet in a pipe."""
+        self._stage = stage
+        if self._quiet or not self._err.is_terminal:
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn())  # fmt: skip
+        self._live = Progress(*columns, console=self._err, transient=True)
+        self._task = self._live.add_task(stage, total=None)
+        self._live.start()
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the live line."""
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=done, total=total)
+
+    def finish(self, seconds: float, *, reused: bool) -> None:
+        """One plain line for the finished stage."""
+        self.stop()
+        if not self._quiet:
+            self._err.print(f"  {self._stage:<44} {'reused' if reused else f'{seconds:.1f} s':>8}", style="dim")
+
+    def warn(self, message: str) -> None:
+        """Always shown."""
+        self._err.print("warning:", style="bold yellow", end=" ")
+        self._err.print(message, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """A line of the result; on stderr where stdout is a document's."""
+        (self._err if self.as_json else self._out).print(text, soft_wrap=True)
+
+    def table(self, columns: list[str], rows: list[list[str]]) -> None:
+        """A table of the result."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=index == 0)
+        for row in rows:
+            table.add_row(*row)
+        console = self._err if self.as_json else self._out
+        # A pipe has no width; a table folded at 80 columns would be hard to read and to grep.
+        console.print(table, width=None if console.is_terminal else 160)
+
+    def document(self, value: Any) -> None:
+        """The JSON document, where one was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def error(self, error: DnexportError) -> None:
+        """One sentence on stderr, and the document of a failure."""
+        self.stop()
+        self._err.print("error:", style="bold red", end=" ")
+        self._err.print(str(error), soft_wrap=True, markup=False)
+        details = {"class": type(error).__name__, "message": error.message, "remedy": error.remedy}
+        self.document({"schema": DOCUMENT_SCHEMA, "status": "failed", "error": details})
+
+
+@contextlib.contextmanager
+def terminal(*, as_json: bool = False, quiet: bool = False, debug: bool = False) -> Iterator[Terminal]:
+    """Run a command: errors of ours become a sentence and an exit code, Ctrl-C becomes 130."""
+    view = Terminal(as_json=as_json, quiet=quiet)
+    try:
+        yield view
+    except DnexportError as exc:
+        _fail(view, exc, debug)
+    except OSError as exc:
+        _fail(view, storage_error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
+    except KeyboardInterrupt:
+        view.stop()
+        sys.stderr.write("interrupted; nothing was replaced\n")
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    finally:
+        view.stop()
+
+
+def _fail(view: Terminal, error: DnexportError, debug: bool) -> None:
+    if debug:
+        sys.stderr.write(traceback.format_exc())
+    view.error(error)
+    raise typer.Exit(error.exit_code) from None

@@ -1,0 +1,24 @@
+"""``dnexport validate``"""
+
+from dnexport.cli import options as o
+
+
+def validate(
+    bundle: o.BundleFolder,
+    target: o.TargetName = None,
+    data: o.Data = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Compare engines with PyTorch again: on the bundle's golden samples, or on other data."""
+    from dnexport.build.remeasure import validate_bundle
+    from dnexport.bundle.verify import Bundle
+    from dnexport.cli.render import accuracy_text
+    from dnexport.cli.terminal import terminal
+
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        found = validate_bundle(Bundle.open(bundle), target, data, view)
+        view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
+        rows = [[name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)] for name, v in found.items()]
+        view.table(["Target", "Executed", "Agreement", "Against PyTorch"], rows)

@@ -1,0 +1,215 @@
+"""Labelled image sets: the handwritten digits, class folders, and seeded synthetic pictures.
+
+A set knows its labels and classes without decoding anything; pictures are decoded batch by batch.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dnexport.data.images import PixelBatch, Pixels, pixels_from_file, pixels_from_image
+from dnexport.errors import DataError, TargetUnavailable
+from dnexport.spec.preprocess import Preprocess
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+UNKNOWN_LABEL = -1
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures with labels.
+
+    Attributes:
+        name: for messages and reports.
+        pictures: a path, or the 8-bit pixels themselves (height × width grey, or height × width × 3).
+        labels: one a picture, an index into ``classes``; −1 where unknown.
+        classes: names, empty where there are no labels.
+    """
+
+    name: str
+    pictures: Sequence[Path | np.ndarray]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def subset(self, indices: Sequence[int]) -> "ImageSet":
+        """The pictures at ``indices``, in that order."""
+        chosen = [self.pictures[i] for i in indices]
+        return ImageSet(self.name, chosen, tuple(self.labels[i] for i in indices), self.classes)
+
+    def batches(self, preprocess: Preprocess, size: int) -> Iterator[PixelBatch]:
+        """Decoded pictures in order, ``size`` at a time, the rest last.
+
+        Raises:
+            DataError: pictures that cannot be decoded: all of the batch are named and counted.
+        """
+        for start in range(0, len(self), size):
+            yield _decoded(self.pictures[start : start + size], preprocess)
+
+    def pixels(self, preprocess: Preprocess) -> PixelBatch:
+        """All pictures at once."""
+        return _decoded(self.pictures, preprocess)
+
+    def digest(self) -> str:
+        """SHA-256 over the pictures' bytes, the labels and the classes: the set's identity in stage digests."""
+        state = hashlib.sha256(repr((self.labels, self.classes)).encode())
+        for picture in self.pictures:
+            state.update(picture.read_bytes() if isinstance(picture, Path) else picture.tobytes())
+        return state.hexdigest()
+
+    def draw(self, count: int, seed: int) -> "ImageSet":
+        """``count`` pictures drawn evenly over the classes, without replacement, in a seeded order."""
+        generator = np.random.default_rng(seed)
+        by_class = [list(generator.permutation(members)) for members in _members(self.labels).values()]
+        drawn: list[int] = []
+        while len(drawn) < min(count, len(self)):
+            for members in by_class:
+                if members and len(drawn) < count:
+                    drawn.append(int(members.pop()))
+        return self.subset(drawn)
+
+    def split(self, second_share: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
+        """Two disjoint parts, stratified by class; the second holds ``second_share`` of each class."""
+        generator = np.random.default_rng(seed)
+        first: list[int] = []
+        second: list[int] = []
+        for members in _members(self.labels).values():
+            order = [int(i) for i in generator.permutation(members)]
+            cut = round(len(order) * second_share)
+            second += order[:cut]
+            first += order[cut:]
+        return self.subset(sorted(first)), self.subset(sorted(second))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two parts of a data source; calibration and tuning draw from the first, never from the second."""
+
+    train: ImageSet
+    test: ImageSet
+
+
+def splits_from_source(source: str, *, seed: int = 0) -> Splits:
+    """Open ``digits`` or a folder.
+
+    A folder holds ``train`` and ``val`` or ``test`` with a folder a class in each, or the class folders themselves,
+    which are then split 80/20 by ``seed``.
+
+    Raises:
+        DataError: no such folder, no class folder, an empty class, or classes that differ between the parts.
+    """
+    if source == "digits":
+        return digits()
+    root = Path(source)
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
+    train = root / "train"
+    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if not train.is_dir() or held_out is None:
+        first, second = class_folders(root).split(0.2, seed)
+        return Splits(first, second)
+    splits = Splits(class_folders(train), class_folders(held_out))
+    if splits.train.classes != splits.test.classes:
+        odd = sorted(set(splits.train.classes) ^ set(splits.test.classes))
+        raise DataError(f"{train} and {held_out} differ in the classes {', '.join(odd[:5])}", "give both the same folders")
+    return splits
+
+
+def class_folders(root: Path) -> ImageSet:
+    """``root/<class>/*.jpg``: classes in the alphabetical order of their folders.
+
+    Raises:
+        DataError: unreadable, no class folder, or a class without images.
+    """
+    try:
+        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = {folder.name: _images_below(folder) for folder in folders}
+    except OSError as exc:
+        raise DataError(f"data folder {root} cannot be read: {(exc.strerror or str(exc)).lower()}", "check its permissions") from exc
+    if not folders:
+        raise DataError(f"data folder {root} has no class folders", "put the images of each class into a folder of its own")
+    empty = [name for name, images in found.items() if not images]
+    if empty:
+        raise DataError(f"data folder {root} has no images in class '{empty[0]}'", "add images or remove the folder")
+    pictures = [path for images in found.values() for path in images]
+    labels = tuple(label for label, images in enumerate(found.values()) for _ in images)
+    return ImageSet(str(root), pictures, labels, tuple(found))
+
+
+def digits() -> Splits:
+    """scikit-learn's 1,797 handwritten digits (UCI), 8×8 in 17 grey levels, stratified 80/20 with a fixed seed.
+
+    Raises:
+        TargetUnavailable: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as exc:
+        raise TargetUnavailable("data 'digits' needs scikit-learn", "pip install 'dnexport[train]'") from exc
+    source = load_digits()
+    grey = np.asarray(source.images / 16.0 * 255.0).round().astype(np.uint8)
+    labels = np.asarray(source.target)
+    parts = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    classes = tuple(str(name) for name in source.target_names)
+    train, test = (
+        ImageSet("digits", [grey[i] for i in sorted(part)], tuple(int(labels[i]) for i in sorted(part)), classes)
+        for part in parts
+    )
+    return Splits(train, test)
+
+
+def synthetic(count: int, preprocess: Preprocess, seed: int = 0) -> ImageSet:
+    """Seeded smooth colour fields, so that a network of random weights answers differently to each.
+
+    White noise would not do: after the first pooling all noise images look alike.
+    """
+    generator = np.random.default_rng(seed)
+    height, width = preprocess.input_size
+    pictures = []
+    for _ in range(count):
+        coarse = generator.integers(0, 256, (int(generator.integers(2, 9)), int(generator.integers(2, 9)), 3), np.uint8)
+        pictures.append(np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)))
+    return ImageSet("synthetic", pictures, (UNKNOWN_LABEL,) * count, ())
+
+
+def digest_from_pixels(pixels: Pixels) -> str:
+    """SHA-256 of one preprocessed image: its identity in overlap checks."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _members(labels: Sequence[int]) -> dict[int, list[int]]:
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    return dict(sorted(members.items()))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+
+
+def _decoded(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch:
+    images: list[Pixels] = []
+    broken: list[str] = []
+    for picture in pictures:
+        try:
+            images.append(
+                pixels_from_file(picture, preprocess)
+                if isinstance(picture, Path)
+                else pixels_from_image(Image.fromarray(picture), preprocess)
+            )
+        except DataError:
+            broken.append(str(picture))
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
+        raise DataError(f"{count} of {len(pictures)} cannot be decoded: {', '.join(broken[:3])}{more}",
+                        "remove them or replace them by whole JPEGs or PNGs")  # fmt: skip
+    return np.stack(images) if images else np.empty((0, *preprocess.input_size, preprocess.planes), np.uint8)

@@ -1,0 +1,79 @@
+"""From a picture to the network's input, in two steps that every part of dnexport shares.
+
+Geometry (decode, upright by EXIF, convert, resize, crop) gives uint8 NHWC; arithmetic gives float32 NCHW. Golden
+samples are stored between the two: exact, and a quarter of the size.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dnexport.errors import DataError
+from dnexport.spec.preprocess import Preprocess
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+Pixels = UInt8[np.ndarray, "height width channels"]
+PixelBatch = UInt8[np.ndarray, "batch height width channels"]
+InputBatch = Float32[np.ndarray, "batch channels height width"]
+
+
+def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:
+    """Decode a picture and bring it to the network's input size.
+
+    Raises:
+        DataError: the file is missing or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return pixels_from_image(image, preprocess)
+    except FileNotFoundError as exc:
+        raise DataError(f"image {path} does not exist", "check the path") from exc
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(f"image {path} cannot be decoded", "remove it or replace it by a whole JPEG or PNG") from exc
+
+
+def pixels_from_image(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    """Bring a Pillow image of any mode to ``input_size``, upright, in the asked channels."""
+    upright = ImageOps.exif_transpose(image) or image
+    planes = _eight_bit(upright).convert("L" if preprocess.channels == "grey" else "RGB")
+    fitted = _fit(planes, preprocess)
+    pixels = np.asarray(fitted, dtype=np.uint8).reshape(*preprocess.input_size, preprocess.planes)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if preprocess.channels == "bgr" else pixels
+
+
+def input_from_pixels(pixels: PixelBatch, preprocess: Preprocess) -> InputBatch:
+    """``(x/255 - mean) / std`` per channel, channels first."""
+    mean = np.asarray(preprocess.mean, np.float32)
+    std = np.asarray(preprocess.std, np.float32)
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit and floating-point greyscale scaled to 8 bits; Pillow's own conversion would clip them."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, np.float32)
+    full_scale = 65535.0 if values.max(initial=0) > 255 else 255.0
+    return Image.fromarray((values * (255.0 / full_scale)).round().clip(0, 255).astype(np.uint8))
+
+
+def _fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    height, width = preprocess.input_size
+    resample = _FILTERS[preprocess.interpolation]
+    if preprocess.resize is None:
+        return image if image.size == (width, height) else image.resize((width, height), resample)
+    short = min(image.size)
+    # torchvision's rule: the longer side is truncated, not rounded.
+    size = tuple(int(preprocess.resize * side / short) for side in image.size)
+    resized = image.resize((size[0], size[1]), resample) if size != image.size else image
+    left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
+    return resized.crop((left, top, left + width, top + height))

@@ -1,0 +1,139 @@
+"""Prove that an engine is the network it was built from: same logits as PyTorch, and as another runtime.
+
+The floors are for gross errors: an engine below them computes another network. How much accuracy a precision may cost
+is the user's budget, not a floor.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dnexport.data.images import InputBatch
+from dnexport.deploy.compile import probe_worker, session_options
+from dnexport.errors import ParityFailed
+from dnexport.measure.accuracy import accuracy_from_logits, snr_db
+from dnexport.measure.latency import Probe
+from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.contract import Executed
+from dnexport.runtimes.registry import open_session
+from dnexport.spec.metrics import Accuracy, CrossCheck
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.target import Target
+
+# Centred SNR in decibel. Seen on trained and random DenseNets: f32 above 100, f16 above 45, bf16 above 28, int8 above 20.
+PARITY_FLOORS_DB = {
+    Execution.F32: 60.0,
+    Execution.F16: 35.0,
+    Execution.BF16: 20.0,
+    Execution.INT8_F32: 10.0,
+    Execution.INT8_F16: 10.0,
+    Execution.INT8_BF16: 10.0,
+}
+CROSS_CHECK_FLOOR_DB = 35.0
+_ORT_CPU = Target.parse("onnxruntime:cpu")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an engine is validated on.
+
+    Attributes:
+        batches: a fresh iteration over the inputs, float32, each time it is called.
+        count: number of images.
+        reference: PyTorch's logits.
+        labels: int64, −1 where unknown.
+        batch: images a query.
+    """
+
+    batches: Callable[[], Iterable[InputBatch]]
+    count: int
+    reference: Logits
+    labels: np.ndarray
+    batch: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What validation found."""
+
+    accuracy: Accuracy
+    executed: Executed
+    cross_check: CrossCheck | None
+
+
+def validate_engine(
+    engine: Path, graph: Path, target: Target, precision: Precision, samples: Samples, tick: Callable[[int, int], None]
+) -> Validated:
+    """Run an engine over the samples and compare.
+
+    Args:
+        engine: the file.
+        graph: the canonical graph; for INT8 ONNX Runtime runs it as the second opinion.
+        target: of the engine.
+        precision: asked for.
+        samples: what it is run on.
+        tick: told how many of how many images are done.
+
+    Raises:
+        ParityFailed: below the floor of what it executes, or, INT8, too far from the other runtime.
+        WorkerCrashed: the runtime crashes.
+    """
+    logits, executed = engine_logits(engine, target, precision, samples, tick)
+    accuracy = accuracy_from_logits(samples.reference, logits, samples.labels)
+    check_parity(str(target), accuracy, _floor(executed.execution, precision))
+    cross_check = None
+    if precision is Precision.INT8 and target != _ORT_CPU:
+        other, _ = engine_logits(graph, _ORT_CPU, precision, samples, tick)
+        cross_check = check_against(str(target), logits, str(_ORT_CPU), other)
+    return Validated(accuracy, executed, cross_check)
+
+
+def engine_logits(
+    engine: Path, target: Target, precision: Precision, samples: Samples, tick: Callable[[int, int], None]
+) -> tuple[Logits, Executed]:
+    """All logits of an engine in a worker, and what it executed; memory does not grow with the images."""
+    options = session_options(precision, target)
+    with probe_worker(f"running {target}", target, options.threads) as worker:
+        worker.create(Probe, functools.partial(open_session, engine, target, options), np.empty((0,), np.float32))
+        executed: Executed = worker.method("executed")
+        parts: list[Logits] = []
+        done = 0
+        for images in samples.batches():
+            parts += worker.method("logits", images, samples.batch)
+            done += len(images)
+            tick(done, samples.count)
+    return np.concatenate(parts), executed
+
+
+def check_parity(target: str, accuracy: Accuracy, floor_db: float) -> None:
+    """Refuse an engine that computes another network.
+
+    Raises:
+        ParityFailed: its SNR is below the floor.
+    """
+    if accuracy.snr_db is not None and not accuracy.snr_db >= floor_db:
+        raise ParityFailed(f"{target} answers at {accuracy.snr_db:.1f} dB of PyTorch's logits where at least {floor_db:g} dB"
+                           f" are expected ({accuracy.agreement:.1%} of {accuracy.samples} answers agree)",
+                           "try another target or version of that library; the engine is not kept")  # fmt: skip
+
+
+def check_against(target: str, logits: Logits, other_target: str, other: Logits) -> CrossCheck:
+    """Compare two runtimes on one graph.
+
+    Raises:
+        ParityFailed: they differ by more than rounding can explain; both are named.
+    """
+    snr = snr_db(other, logits)
+    if snr is not None and not snr >= CROSS_CHECK_FLOOR_DB:
+        raise ParityFailed(f"{target} and {other_target} disagree on the same INT8 graph: {snr:.1f} dB where at least"
+                           f" {CROSS_CHECK_FLOOR_DB:g} dB are expected",
+                           "one of the two miscomputes it; build for another target or version")  # fmt: skip
+    return CrossCheck(against=other_target, snr_db=snr, floor_db=CROSS_CHECK_FLOOR_DB)
+
+
+def _floor(execution: Execution, precision: Precision) -> float:
+    """A runtime that simulates int8 in float has int8's floor."""
+    return PARITY_FLOORS_DB[Execution.INT8_F32 if precision is Precision.INT8 else execution]

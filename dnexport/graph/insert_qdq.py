@@ -1,0 +1,102 @@
+"""Explicit quantization: QuantizeLinear → DequantizeLinear around what a convolution reads.
+
+    x̂ = s·clip(round(x/s), −128, 127),   s = max|x|/127          activations: one scale a tensor
+    Ŵ_o = s_o·q_o,  q int8,               s_o = max|W_o|/127      weights: one scale an output channel
+
+Placement *activation*: after BN and ReLU, directly at each convolution's input; the concatenation stays in float.
+Weights are stored as int8 behind DequantizeLinear; zero points are 0; biases stay float: the form that TensorRT's
+parser, TensorRT for RTX, OpenVINO and ONNX Runtime all accept. The classifier (a Gemm) stays in float: it is a
+thousandth of the work and feeds the answer directly.
+
+Scales are rounded up to values that FP16 holds exactly, so that a lowering to an FP16 body changes no quantized code.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from dnexport.errors import GraphError
+from dnexport.graph.contract import PassResult
+from dnexport.graph.values import add_initializer, constant_array, name_of
+from dnexport.spec.quantization import INT8_MAX, CalibrationTable
+
+
+def quantization_points(model: ir.Model) -> tuple[str, ...]:
+    """Names of the activations that `InsertQdq` quantizes, and that calibration therefore observes."""
+    convs = (node for node in model.graph if node.op_type == "Conv")
+    return tuple(dict.fromkeys(name_of(conv.inputs[0]) for conv in convs))
+
+
+class InsertQdq:
+    """Quantize every convolution by the ranges of a calibration table."""
+
+    name = "insert_qdq"
+
+    def __init__(self, table: CalibrationTable) -> None:
+        self.table = table
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        quantized: dict[str, ir.Value] = {}
+        convs = [node for node in model.graph if node.op_type == "Conv"]
+        reasons: list[str] = []
+        modified = False
+        for conv in convs:
+            weight = constant_array(conv.inputs[1])
+            if weight is None:
+                reasons.append(f"{conv.name}: its weight is not a constant")
+                continue
+            activation, weight_name = name_of(conv.inputs[0]), name_of(conv.inputs[1])
+            if activation not in quantized:
+                quantized[activation] = self._quantized_activation(model, conv)
+            conv.replace_input_with(0, quantized[activation])
+            conv.replace_input_with(1, _quantized_weight(model, conv, weight))
+            model.graph.initializers.pop(weight_name)
+            modified = True
+        return PassResult(model, modified, tuple(reasons))
+
+    def _quantized_activation(self, model: ir.Model, conv: ir.Node) -> ir.Value:
+        x = conv.inputs[0]
+        name = name_of(x)
+        assert x is not None
+        if name not in self.table.ranges:
+            raise GraphError(f"the calibration table has no range for '{name}'", "calibrate this very graph again")
+        scale = add_initializer(model, f"{name}_scale", float16_ceiling(np.float32(self.table.ranges[name].scale)))
+        zero = add_initializer(model, f"{name}_zero_point", np.zeros((), np.int8))
+        quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}_dequantize")
+        _describe(quantize.outputs[0], f"{name}_quantized", ir.DataType.INT8, x.shape)
+        _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, x.shape)
+        model.graph.insert_before(conv, [quantize, dequantize])
+        return dequantize.outputs[0]
+
+
+def float16_ceiling(values: np.ndarray | np.floating) -> np.ndarray:
+    """The smallest FP16 numbers not below ``values`` (positive), as float32."""
+    values = np.asarray(values, np.float32)
+    half = values.astype(np.float16)
+    too_small = half.astype(np.float32) < values
+    return np.where(too_small, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
+
+
+def _quantized_weight(model: ir.Model, conv: ir.Node, weight: np.ndarray) -> ir.Value:
+    value = conv.inputs[1]
+    name = name_of(value)
+    if f"{name}_quantized" in model.graph.initializers:
+        raise GraphError(f"weight '{name}' is shared by two convolutions", "export it again with a weight for each")
+    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
+    scale = float16_ceiling(np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32))
+    codes = np.clip(np.round(weight / scale[:, None, None, None]), -INT8_MAX, INT8_MAX).astype(np.int8)
+    inputs = [
+        add_initializer(model, f"{name}_quantized", codes),
+        add_initializer(model, f"{name}_scale", scale),
+        add_initializer(model, f"{name}_zero_point", np.zeros(len(scale), np.int8)),
+    ]
+    dequantize = ir.node("DequantizeLinear", inputs, attributes={"axis": 0}, name=f"{name}_dequantize")
+    _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, ir.Shape(weight.shape))
+    model.graph.insert_before(conv, dequantize)
+    return dequantize.outputs[0]
+
+
+def _describe(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    value.name = name
+    value.dtype = dtype
+    value.shape = shape

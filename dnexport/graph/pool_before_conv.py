@@ -1,0 +1,63 @@
+"""Move a transition's average pooling in front of its 1×1 convolution.
+
+Both are linear, one acts on pixels and the other on channels, so they commute exactly:
+
+    AvgPool(W·x + b)  =  W·AvgPool(x) + b        (no padding: every window averages the same number of pixels)
+
+The convolution then sees a quarter of the pixels: −8 % multiply-adds for densenet121.
+"""
+
+import onnx_ir as ir
+
+from dnexport.graph.contract import PassResult
+
+
+class PoolBeforeConv:
+    """Conv1×1 → AveragePool becomes AveragePool → Conv1×1."""
+
+    name = "pool_before_conv"
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        modified = False
+        reasons: list[str] = []
+        for pool in list(model.graph):
+            conv = pool.inputs[0].producer() if pool.op_type == "AveragePool" and pool.inputs[0] is not None else None
+            if conv is None or conv.op_type != "Conv":
+                continue
+            if reason := _obstacle(conv, pool):
+                reasons.append(f"{pool.name}: {reason}")
+                continue
+            _swap(model.graph, conv, pool)
+            modified = True
+        return PassResult(model, modified, tuple(reasons))
+
+
+def _obstacle(conv: ir.Node, pool: ir.Node) -> str | None:
+    weight = conv.inputs[1]
+    if weight is None or weight.shape is None or list(weight.shape)[2:] != [1, 1]:
+        return f"{conv.name} is not a 1×1 convolution"
+    if any(stride != 1 for stride in conv.attributes.get_ints("strides", (1, 1))):
+        return f"{conv.name} has a stride"
+    if any(conv.attributes.get_ints("pads", (0, 0, 0, 0))) or any(pool.attributes.get_ints("pads", (0, 0, 0, 0))):
+        return "padding: windows at the border would average fewer pixels"
+    if pool.attributes.get_int("ceil_mode", 0):
+        return "ceil_mode: windows at the border would average fewer pixels"
+    if pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return "auto_pad: padding is not known"
+    if len(conv.outputs[0].uses()) > 1 or conv.outputs[0].is_graph_output():
+        return f"{conv.name} is read by another node"
+    return None
+
+
+def _swap(graph: ir.Graph, conv: ir.Node, pool: ir.Node) -> None:
+    x, between, result = conv.inputs[0], conv.outputs[0], pool.outputs[0]
+    assert x is not None
+    pooled_shape = result.shape
+    result.replace_all_uses_with(between, replace_graph_outputs=True)
+    pool.replace_input_with(0, x)
+    conv.replace_input_with(0, result)
+    if pooled_shape is not None and x.shape is not None:
+        between.shape = pooled_shape
+        result.shape = ir.Shape([x.shape[0], x.shape[1], *pooled_shape[2:]])
+    graph.remove(pool)
+    graph.insert_before(conv, pool)

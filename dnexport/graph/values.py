@@ -1,0 +1,54 @@
+"""Reading and replacing constant inputs of nodes: the few moves that every pass needs."""
+
+import numpy as np
+import onnx_ir as ir
+
+from dnexport.errors import GraphError
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind an initializer, or None for anything computed or fed."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def add_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Register a new constant under ``name``.
+
+    Raises:
+        GraphError: the name is taken.
+    """
+    if name in model.graph.initializers:
+        raise GraphError(f"the graph already has a constant '{name}'", "the same pass may have run before")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def replace_constant(model: ir.Model, node: ir.Node, index: int, name: str, array: np.ndarray) -> None:
+    """Let a node read a new constant; the old one goes if nothing else reads it."""
+    old = node.inputs[index]
+    node.replace_input_with(index, add_initializer(model, name, array))
+    if old is not None and old.name in model.graph.initializers and not old.uses() and not old.is_graph_output():
+        model.graph.initializers.pop(old.name)
+
+
+def set_array(value: ir.Value, array: np.ndarray) -> None:
+    """Give a constant a new content, with its type and shape."""
+    tensor = ir.tensor(array, name=value.name)
+    value.const_value = tensor
+    value.shape = tensor.shape
+    value.dtype = tensor.dtype
+
+
+def name_of(value: ir.Value | None) -> str:
+    """The name of a value that must have one.
+
+    Raises:
+        GraphError: the value is absent or anonymous.
+    """
+    if value is None or value.name is None:
+        raise GraphError("the graph has an unnamed value where a name is needed", "export it again")
+    return value.name

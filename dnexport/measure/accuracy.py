@@ -1,0 +1,63 @@
+"""How near an engine's logits are to the reference's, and how often both are right."""
+
+import numpy as np
+
+from dnexport.errors import DataError
+from dnexport.runtimes.arrays import Logits
+from dnexport.spec.metrics import Accuracy
+
+
+def accuracy_from_logits(reference: Logits, logits: Logits, labels: np.ndarray) -> Accuracy:
+    """Compare an engine with the reference on the same samples.
+
+    Args:
+        reference: PyTorch's FP32 logits, [samples, classes].
+        logits: the engine's, of the same shape.
+        labels: int64 [samples]; −1 where unknown.
+
+    Raises:
+        DataError: shapes differ, or the engine's logits are not finite.
+    """
+    if reference.shape != logits.shape or len(labels) != len(logits):
+        raise DataError(f"logits of shape {logits.shape} are compared with {reference.shape} and {len(labels)} labels",
+                        "use the bundle's own samples")  # fmt: skip
+    if not np.isfinite(logits).all():
+        raise DataError(f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits that are"
+                        " not finite", "build it in a wider precision")  # fmt: skip
+    known = labels >= 0
+    labelled = int(known.sum())
+    named, named_by_reference = logits.argmax(axis=1), reference.argmax(axis=1)
+    right, reference_right = named[known] == labels[known], named_by_reference[known] == labels[known]
+    return Accuracy(
+        samples=len(logits),
+        labelled=labelled,
+        top1=float(right.mean()) if labelled else None,
+        top5=_top_k(logits[known], labels[known], 5) if labelled else None,
+        reference_top1=float(reference_right.mean()) if labelled else None,
+        lost=int((reference_right & ~right).sum()) if labelled else None,
+        gained=int((~reference_right & right).sum()) if labelled else None,
+        agreement=float((named == named_by_reference).mean()),
+        max_abs_error=float(np.abs(logits.astype(np.float64) - reference).max()),
+        max_abs_logit=float(np.abs(reference).max()),
+        snr_db=snr_db(reference, logits),
+    )
+
+
+def snr_db(reference: Logits, logits: Logits) -> float | None:
+    """Centred signal-to-noise ratio of logits: 10·log10(Σ(r − r̄_class)² / Σ(y − r)²), in decibel.
+
+    r̄_class is the mean logit of a class over the samples: what all images share is no signal (left in, it flatters
+    networks of random weights by 16 dB). None where the logits are equal; −inf is never returned: a reference without
+    any signal gives 0.
+    """
+    r, y = reference.astype(np.float64), logits.astype(np.float64)
+    noise = float(((y - r) ** 2).sum())
+    signal = float(((r - r.mean(axis=0)) ** 2).sum())
+    if noise == 0:
+        return None
+    return 10 * float(np.log10(signal / noise)) if signal > 0 else 0.0
+
+
+def _top_k(logits: Logits, labels: np.ndarray, k: int) -> float:
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())

@@ -1,0 +1,136 @@
+"""Load weights strictly: every parameter is filled, every key is used, or the difference is shown and nothing loads.
+
+Reads ``.safetensors`` and PyTorch files (``weights_only``: a pickle that would run code is refused). Layouts that differ
+from torchvision's only in wrapping (``state_dict``, ``model``), in a prefix (``module.``) or in the dots of 2017's names
+(``denselayer1.norm.1``) are recognised.
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dnexport.errors import CheckpointError
+from dnexport.spec.training import CheckpointMetadata
+
+METADATA_KEY = "dnexport"
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
+# torchvision 0.2 and earlier wrote denselayer1.norm.1.weight for denselayer1.norm1.weight.
+_OLD_DOTS = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
+def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
+    """Read a checkpoint into torchvision's key names.
+
+    Raises:
+        CheckpointError: missing, truncated, not a checkpoint, or a pickle with code.
+    """
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {what}", "give a .pt, .pth, .tar or .safetensors file")
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _read_torch(path), None
+    return _renamed(state), metadata
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Copy a state dict into a module, strictly both ways.
+
+    Raises:
+        CheckpointError: a key is missing or left over, a shape differs, or a value is not finite.
+    """
+    own = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+    given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    _check_keys(own, given, origin)
+    _check_values(own, given, origin)
+    module.load_state_dict({**module.state_dict(), **given})
+
+
+def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
+    missing, left_over = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or left_over:
+        parts = []
+        if missing:
+            parts.append(f"lacks {_first(missing)}")
+        if left_over:
+            parts.append(f"has {_first(left_over)} that the arch does not")
+        raise CheckpointError(f"checkpoint {origin} {' and '.join(parts)}", "name the --arch that it was trained with")
+
+
+def _check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise CheckpointError(f"checkpoint {origin} has {key} of shape {list(value.shape)}, the arch wants {list(own[key].shape)}",
+                                  "name the --arch, or the --classes, that it was trained with")  # fmt: skip
+        if not value.is_floating_point():
+            raise CheckpointError(f"checkpoint {origin} has {key} of type {value.dtype}, not of a floating-point type",
+                                  "give the weights before quantization")  # fmt: skip
+        if not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise CheckpointError(f"checkpoint {origin} has {count} values in {key} that are not finite",
+                                  "take an earlier checkpoint; the training diverged")  # fmt: skip
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"checkpoint {path} is truncated or no safetensors file", "download or copy it again") from exc
+    if text is None:
+        return state, None
+    try:
+        return state, CheckpointMetadata.model_validate(json.loads(text))
+    except (ValidationError, ValueError) as exc:
+        raise CheckpointError(f"checkpoint {path} has metadata that this version does not understand",
+                              "write it again with this version's 'dnexport train'") from exc  # fmt: skip
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        if "Weights only load failed" in str(exc) and "Unsupported" in str(exc):
+            raise CheckpointError(f"checkpoint {path} is a pickle that would run code when loaded, and is refused",
+                                  "save its state_dict() with torch.save and give that") from exc  # fmt: skip
+        raise CheckpointError(f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again") from exc
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as exc:
+        raise CheckpointError(f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again") from exc
+    return _unwrapped(content, path)
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    held = f"the keys {_first(sorted(map(str, content)))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise CheckpointError(f"checkpoint {path} holds {held}, not a state dict", "save model.state_dict() and give that")
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return _renamed({key.removeprefix(prefix): value for key, value in state.items()})
+    return {_OLD_DOTS.sub(r"\1\2", key): value for key, value in state.items()}
+
+
+def _first(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more keys" if len(names) > 3 else shown

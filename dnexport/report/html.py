@@ -1,0 +1,118 @@
+"""``report.html``: one self-contained page over one or several bundles."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+
+from dnexport.bundle.verify import Bundle
+from dnexport.errors import UsageError
+from dnexport.report.plots import Distribution, latency_plot
+from dnexport.spec.metrics import Benchmark, Ratio, TargetReport
+
+
+@dataclass(frozen=True)
+class Column:
+    """One engine of the comparison."""
+
+    bundle: Bundle
+    report: TargetReport
+
+    @property
+    def precision(self) -> str:
+        """As asked."""
+        return str(self.bundle.manifest.recipe.precision)
+
+
+def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
+    """Render bundles of one network side by side.
+
+    Args:
+        bundles: in the order of the columns.
+        paths: as the user named them, for the command that reproduces the page.
+
+    Raises:
+        UsageError: bundles of different networks: their numbers do not compare.
+    """
+    first = bundles[0].manifest
+    odd = next((b for b in bundles if b.manifest.weights.digest != first.weights.digest), None)
+    if odd is not None:
+        raise UsageError(f"bundles {bundles[0].path} and {odd.path} hold different networks", "report on each alone")
+    reports = [Column(bundle, report) for bundle in bundles for report in bundle.reports.values()]
+    engines = [column for column in reports if column.report.status == "validated"]
+    return _environment().get_template("page.html.j2").render(
+        manifest=first,
+        bundles=bundles,
+        engines=engines,
+        others=[column for column in reports if column.report.status != "validated"],
+        warnings=list(dict.fromkeys(w for bundle in bundles for w in bundle.manifest.warnings)),
+        notes=_notes(engines),
+        plot=_plot(engines),
+        command=f"dnexport report {shlex.join(paths)}",
+        verdict=[_verdict(column) for column in engines],
+    )  # fmt: skip
+
+
+def _verdict(column: Column) -> str:
+    accuracy, benchmark = column.report.accuracy, column.report.benchmark
+    parts = []
+    if accuracy and accuracy.top1 is not None and accuracy.reference_top1 is not None:
+        changed = (accuracy.lost or 0) + (accuracy.gained or 0)
+        parts.append(f"{accuracy.top1:.2%} top-1 against PyTorch's {accuracy.reference_top1:.2%}"
+                     f" ({accuracy.lost} lost, {accuracy.gained} gained of {accuracy.labelled})" if changed else
+                     f"{accuracy.top1:.2%} top-1, every one of {accuracy.labelled} answers right or wrong as in PyTorch")  # fmt: skip
+    elif accuracy:
+        parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
+    if benchmark and benchmark.over_best:
+        parts.append(f"{ratio_text(benchmark.over_best)} as fast as PyTorch's best form here")
+    return "; ".join(parts)
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """``3.1× (2.9 to 3.3)``."""
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.2f}× (no interval from {ratio.rounds} rounds)"
+    return f"{ratio.value:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _plot(engines: Sequence[Column]) -> str | None:
+    rows = []
+    for column in engines:
+        benchmark = column.report.benchmark
+        if benchmark is None:
+            continue
+        run = f" (run of {column.precision})" if len(engines) > 1 else ""
+        rows += [Distribution(f"PyTorch {r.form}{run}", "reference", r.latency.samples_ms) for r in benchmark.references]
+        label = f"{column.precision.upper()} on {column.report.target}"
+        rows.append(Distribution(label, column.precision, benchmark.latency.samples_ms))
+    return latency_plot(rows) if rows else None
+
+
+def _notes(engines: Sequence[Column]) -> list[str]:
+    benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
+    notes = list(dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes))
+    if len({_eager_ms(b) for b in benchmarks}) > 1:
+        notes.append("each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds")
+    return notes
+
+
+def _eager_ms(benchmark: Benchmark) -> float | None:
+    return benchmark.references[0].latency.p50_ms if benchmark.references else None
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: files("dnexport.report").joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
+    environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
+    environment.filters["db"] = lambda value: "exact" if value is None else f"{value:.1f} dB"
+    environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"
+    environment.filters["ratio"] = lambda value: "–" if value is None else ratio_text(value)
+    return environment

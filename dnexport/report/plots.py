@@ -1,0 +1,81 @@
+"""Plots as SVG text that takes its colours from the page, so that they are legible in light and dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Stand-ins that are replaced by the page's CSS variables in the SVG.
+_INK, _FAINT = "#010203", "#040506"
+_COLOURS = {"reference": "#070809", "fp32": "#0a0b0c", "fp16": "#0d0e0f", "int8": "#101112"}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The raw latencies of one session.
+
+    Attributes:
+        label: beside its row.
+        kind: ``reference``, ``fp32``, ``fp16`` or ``int8``: its colour.
+        samples_ms: every query.
+    """
+
+    label: str
+    kind: str
+    samples_ms: Sequence[float]
+
+
+def latency_plot(rows: Sequence[Distribution]) -> str:
+    """Every query as a dot, the median as a bar, on a logarithmic axis of milliseconds."""
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "dnexport", "font.family": "sans-serif", "font.size": 11}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(8.6, 0.62 * len(rows) + 0.9), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        generator = np.random.default_rng(0)
+        for height, row in enumerate(reversed(rows)):
+            colour = _COLOURS[row.kind]
+            samples = np.asarray(row.samples_ms)
+            shown = samples if len(samples) <= 600 else generator.choice(samples, 600, replace=False)
+            axes.scatter(shown, height + generator.uniform(-0.22, 0.22, len(shown)), s=9, alpha=0.35, color=colour, linewidths=0)
+            middle = float(np.median(samples))
+            axes.plot([middle, middle], [height - 0.34, height + 0.34], color=colour, linewidth=2.6, solid_capstyle="butt")
+            axes.annotate(f"{middle:.2f}", (middle, height + 0.36), ha="center", va="bottom", color=_INK, fontsize=9.5)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+        axes.set_ylim(-0.6, len(rows) - 0.25)
+        axes.set_xlabel("milliseconds a query (each dot one query, bar and number the median)")
+        _plain_axis(axes, rows)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _themed(content.getvalue())
+
+
+def _plain_axis(axes: "matplotlib.axes.Axes", rows: Sequence[Distribution]) -> None:
+    low = min(min(row.samples_ms) for row in rows)
+    high = max(max(row.samples_ms) for row in rows)
+    ticks = [m * 10.0**e for e in range(-2, 5) for m in (1, 2, 5) if low * 0.7 <= m * 10.0**e <= high * 1.4]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.tick_params(colors=_INK, length=0)
+    axes.xaxis.label.set_color(_INK)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _themed(svg: str) -> str:
+    """The drawing without its XML preamble, with CSS variables for colours and a size that scales."""
+    svg = svg[svg.index("<svg") :]
+    variables = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--{kind})" for kind, colour in _COLOURS.items()}
+    for colour, variable in variables.items():
+        svg = svg.replace(colour, variable)
+    head, _, body = svg.partition(">")
+    head = re.sub(r'\b(width|height)="[^"]*"', "", head)
+    return f'{head} role="img" aria-label="Latency of every query">{body}'

@@ -1,0 +1,222 @@
+"""ONNX Runtime: its own CPU provider, the CUDA provider, and OpenVINO as a plug-in execution provider.
+
+The engine is the lowered graph itself. What a CPU really executes is read off the kernels that OpenVINO reports
+(``PERF_COUNT``), never off what was asked: on a CPU with AMX it computes FP32 graphs in bf16 unless told otherwise.
+"""
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnexport.data.images import InputBatch
+from dnexport.errors import BuildFailed, TargetUnavailable
+from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.contract import Availability, Compiled, Executed, SessionOptions
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.profile import Profile
+from dnexport.spec.target import Target
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_OPENVINO = "OpenVINOExecutionProvider"
+# Suffixes of OpenVINO's kernel names, as in brgconv_avx512_amx_i8; types of ONNX Runtime's own kernels.
+_OPENVINO_TYPES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
+_OWN_TYPES = {"int8": "int8", "uint8": "int8", "float16": "f16", "float": "f32"}
+
+
+class OnnxRuntime:
+    """Adapter for ``onnxruntime:cpu``, ``onnxruntime:cuda`` and ``openvino:cpu``."""
+
+    engine_file = "model.onnx"
+
+    def builds(self, target: Target) -> Availability:
+        """As `runs`: an engine of ONNX Runtime is checked by loading it."""
+        return self.runs(target)
+
+    def runs(self, target: Target) -> Availability:
+        """Whether the package, and the provider in it, is here."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return Availability(False, "onnxruntime is not installed", "pip install 'dnexport[cpu]'")
+        import onnxruntime
+
+        version = f"onnxruntime {onnxruntime.__version__}"
+        if target.device == "cuda":
+            usable = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+            reason = version if usable else f"{version} has no CUDA provider"
+            return Availability(usable, reason, "" if usable else "pip install 'dnexport[gpu]' in an environment of its own")
+        if target.runtime == "openvino":
+            return _openvino_availability(version)
+        return Availability(True, version)
+
+    def execution(self, precision: Precision, target: Target) -> Execution:
+        """FP32 in f32; FP16 in f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32; INT8 over an f32 body."""
+        if target.device == "cuda":
+            return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[precision]
+        if precision is Precision.INT8:
+            return Execution.INT8_F32
+        if precision is Precision.FP16 and target.runtime == "openvino" and "BF16" in _openvino_capabilities():
+            return Execution.BF16
+        return Execution.F32
+
+    def environment(self, target: Target) -> dict[str, str]:
+        """None needed."""
+        del target
+        return {}
+
+    def compile(self, graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+        """Take the graph as the engine, once it has been loaded and has run at the smallest and the largest batch."""
+        engine = folder / self.engine_file
+        if graph != engine:
+            shutil.copyfile(graph, engine)
+        session = self.load(engine, target, SessionOptions(self.execution(precision, target), 1))
+        for batch in sorted({profile.min_batch, profile.max_batch}):
+            session(np.zeros((batch, *session.input_shape), np.float32))
+        return Compiled(engine)
+
+    def load(self, engine: Path, target: Target, options: SessionOptions) -> "OnnxRuntimeSession":
+        """Open a graph on the target's provider.
+
+        Raises:
+            TargetUnavailable: the provider is not here.
+            BuildFailed: the provider refuses the graph or does not take it.
+        """
+        availability = self.runs(target)
+        if not availability.usable:
+            raise TargetUnavailable(f"target {target} cannot run here: {availability.reason}", availability.remedy)
+        return OnnxRuntimeSession(engine, target, options)
+
+
+class OnnxRuntimeSession:
+    """A graph loaded by one execution provider.
+
+    Attributes:
+        input_shape: channels, height and width.
+    """
+
+    def __init__(self, engine: Path, target: Target, options: SessionOptions) -> None:
+        self._engine, self._target, self._options = engine, target, options
+        self._session = _inference_session(engine, target, options, profile_to=None)
+        taken_by = self._session.get_providers()[0]
+        wanted = {"openvino": _OPENVINO, "cuda": "CUDAExecutionProvider"}.get(
+            target.runtime if target.runtime == "openvino" else target.device, "CPUExecutionProvider"
+        )
+        if taken_by != wanted:
+            raise BuildFailed(f"{engine} was to run on {wanted} but {taken_by} took it", "see 'dnexport doctor'")
+        channels, height, width = (int(dim) for dim in self._session.get_inputs()[0].shape[1:])
+        self.input_shape = (channels, height, width)
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+
+    def __call__(self, images: InputBatch) -> Logits:
+        return self._session.run([self._output], {self._input: images})[0]
+
+    def executed(self) -> Executed:
+        """The types of the convolution kernels that one profiled query ran."""
+        kernels = _kernels_of_one_query(self._engine, self._target, self._options, self.input_shape)
+        convolutions = Counter(kind for operator, kind in kernels if operator == "convolution")
+        if not convolutions:
+            raise BuildFailed(f"{self._target} reports no convolution kernels for {self._engine}", "see 'dnexport doctor'")
+        body = Counter(kind for operator, kind in kernels if operator == "body").most_common(1)
+        total = sum(convolutions.values())
+        most = convolutions.most_common(1)[0][0]
+        counts = ", ".join(f"{count} {kind}" for kind, count in convolutions.most_common())
+        proof = f"types of the {total} convolution kernels in the runtime's own profile: {counts}"
+        if most != "int8" and self._options.execution.value.startswith("int8"):
+            proof += "; this runtime simulates the quantization in float"
+        word = f"int8+{body[0][0]}" if most == "int8" and body else most
+        return Executed(Execution(word), proof, {kind: count / total for kind, count in sorted(convolutions.items())})
+
+
+def _kernels_of_one_query(
+    engine: Path, target: Target, options: SessionOptions, input_shape: tuple[int, int, int]
+) -> list[tuple[str, str]]:
+    """(``convolution`` or ``body``, type) of each kernel, as the runtime itself profiles one query."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = _inference_session(engine, target, options, profile_to=Path(folder) / "profile")
+        session.run(None, {session.get_inputs()[0].name: np.zeros((1, *input_shape), np.float32)})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    describe = _openvino_kernel if target.runtime == "openvino" else _own_kernel
+    return [kernel for event in events if (kernel := describe(event.get("args", {})))]
+
+
+def _openvino_kernel(args: dict[str, Any]) -> tuple[str, str] | None:
+    if "ov_exec_type" not in args:
+        return None
+    name = args["ov_exec_type"]
+    kind = _OPENVINO_TYPES.get(name.rpartition("_")[2], name)
+    if args["ov_node_type"] in ("Convolution", "GroupConvolution"):
+        return "convolution", kind
+    return ("body", kind) if args["ov_node_type"] in ("Concat", "FullyConnected") else None
+
+
+def _own_kernel(args: dict[str, Any]) -> tuple[str, str] | None:
+    operator = args.get("op_name", "")
+    if "Conv" not in operator or not args.get("input_type_shape"):
+        return None
+    kind = next(iter(args["input_type_shape"][0]))
+    return "convolution", _OWN_TYPES.get(kind, kind)
+
+
+def _inference_session(
+    engine: Path, target: Target, options: SessionOptions, *, profile_to: Path | None
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = options.threads
+    # Spinning threads of one engine would steal the processor from the next one measured.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile_to is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile_to)
+    providers: list[Any] = [f"{target.device.upper()}ExecutionProvider"]
+    if target.runtime == "openvino":
+        settings.add_provider_for_devices([_openvino_device()], _openvino_options(options, profile_to is not None))
+        providers = []
+    try:
+        return onnxruntime.InferenceSession(engine, settings, **({"providers": providers} if providers else {}))
+    except Exception as exc:  # the exception classes of ONNX Runtime share no other base
+        first_line = str(exc).strip().splitlines()[0]
+        raise BuildFailed(f"{target} refuses {engine}: {first_line}", "see 'dnexport doctor' for its version") from exc
+
+
+def _openvino_options(options: SessionOptions, profiled: bool) -> dict[str, str]:
+    body = options.execution.value.rpartition("+")[2]
+    config = {"INFERENCE_PRECISION_HINT": body, "INFERENCE_NUM_THREADS": str(options.threads)}
+    if profiled:
+        config["PERF_COUNT"] = "YES"
+    return {"load_config": json.dumps({"CPU": config})}
+
+
+def _openvino_device() -> "onnxruntime.OrtEpDevice":
+    import onnxruntime
+    import onnxruntime_ep_openvino
+
+    if not any(device.ep_name == _OPENVINO for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(_OPENVINO, onnxruntime_ep_openvino.get_library_path())
+    devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == _OPENVINO and d.ep_metadata.get("ov_device") == "CPU"]
+    if not devices:
+        raise TargetUnavailable("OpenVINO finds no CPU it supports", "use --target onnxruntime:cpu")
+    return devices[0]
+
+
+def _openvino_capabilities() -> frozenset[str]:
+    return frozenset(_openvino_device().ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split())
+
+
+def _openvino_availability(version: str) -> Availability:
+    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
+        return Availability(False, "onnxruntime-ep-openvino is not installed", "pip install onnxruntime-ep-openvino")
+    try:
+        device = _openvino_device()
+    except TargetUnavailable as exc:
+        return Availability(False, exc.message, exc.remedy)
+    plugin = device.ep_metadata.get("version", "?").partition("+")[0]
+    return Availability(True, f"{version}, OpenVINO plug-in {plugin}, {device.ep_metadata.get('FULL_DEVICE_NAME', 'CPU')}")

@@ -1,0 +1,33 @@
+"""From a target to the adapter that serves it; an SDK is imported when its adapter is first used."""
+
+from pathlib import Path
+
+from dnexport.runtimes.contract import Compiled, Runtime, Session, SessionOptions
+from dnexport.spec.precision import Precision
+from dnexport.spec.profile import Profile
+from dnexport.spec.target import Target
+
+
+def runtime_for(target: Target) -> Runtime:
+    """The adapter of a target's runtime."""
+    if target.runtime in ("tensorrt", "tensorrt-rtx"):
+        from dnexport.runtimes.tensorrt import TensorRT
+
+        return TensorRT()
+    if target.runtime == "torch":
+        from dnexport.runtimes.torch_eager import Torch
+
+        return Torch()
+    from dnexport.runtimes.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+def compile_engine(graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+    """Build an engine in this process; meant to be called in a worker (`isolate`)."""
+    return runtime_for(target).compile(graph, folder, target, profile, precision)
+
+
+def open_session(engine: Path, target: Target, options: SessionOptions) -> Session:
+    """Load an engine in this process; meant to be called in a worker (`isolate`)."""
+    return runtime_for(target).load(engine, target, options)

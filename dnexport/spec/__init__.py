@@ -1,0 +1,1 @@
+"""Frozen records that every stratum speaks. Imports numpy and pydantic, nothing heavier."""

@@ -1,0 +1,188 @@
+"""What is measured, as nouns: raw samples, unit, summary. Nothing here measures; `measure` does."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dnexport.spec.precision import Execution
+from dnexport.spec.record import Record
+
+
+class Accuracy(Record):
+    """An engine against the PyTorch reference (agreement) and against labels (accuracy), on the same samples.
+
+    Attributes:
+        samples: images compared.
+        labelled: images among them whose label is known; 0 makes the three label metrics null.
+        top1: share of labelled images whose largest logit is the label's.
+        top5: share of labelled images whose label is among the five largest logits.
+        reference_top1: top-1 of the PyTorch reference on the same labelled images.
+        lost: labelled images that the reference has right and the engine wrong.
+        gained: labelled images that the reference has wrong and the engine right.
+        agreement: share of all images on which both name the same class.
+        max_abs_error: largest |Δlogit|.
+        max_abs_logit: largest |logit| of the reference, the scale of that error.
+        snr_db: centred signal-to-noise ratio of the logits in decibel (`measure.accuracy`); None when exact.
+    """
+
+    samples: int = Field(ge=1)
+    labelled: int
+    top1: float | None
+    top5: float | None
+    reference_top1: float | None
+    lost: int | None
+    gained: int | None
+    agreement: float
+    max_abs_error: float
+    max_abs_logit: float
+    snr_db: float | None
+
+
+class Latency(Record):
+    """The time of one query end to end, as the caller's wall clock sees it.
+
+    Attributes:
+        batch: images a query.
+        threads: of the runtime.
+        samples_ms: every measured query, in order; no outlier is removed.
+        p50_ms: median.
+        p90_ms: 90th percentile; None where the queries are too few to bound it (`measure.statistics`).
+        p99_ms: 99th percentile; None likewise.
+        images_per_second: images of all measured queries by the wall time of their blocks.
+        warm_up_queries: queries before the first measured one, not in the samples.
+    """
+
+    batch: int
+    threads: int
+    samples_ms: tuple[float, ...]
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+    images_per_second: float
+    warm_up_queries: int
+
+
+class Ratio(Record):
+    """How many times faster than a reference, from the medians of alternating blocks.
+
+    Attributes:
+        value: median over the rounds of (reference median / engine median).
+        low: lower end of the distribution-free 95 % interval of that median; None below six rounds.
+        high: upper end.
+        rounds: alternations that entered.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    rounds: int
+
+
+class Reference(Record):
+    """A PyTorch form that latency is compared with.
+
+    Attributes:
+        form: ``eager fp32``, ``channels-last bf16``, …
+        latency: measured in the same rounds as the engine's.
+    """
+
+    form: str
+    latency: Latency
+
+
+class Benchmark(Record):
+    """Latency of one engine beside the references of the same run.
+
+    Attributes:
+        latency: of the engine.
+        references: eager FP32 first; then the best form, if it is another.
+        forms_tried: median of a short trial of each PyTorch form, in milliseconds; the best is the smallest.
+        over_eager: speed-up over eager FP32.
+        over_best: speed-up over the best PyTorch form, the headline.
+        notes: what makes these numbers weak.
+    """
+
+    latency: Latency
+    references: tuple[Reference, ...] = ()
+    forms_tried: dict[str, float] = {}
+    over_eager: Ratio | None = None
+    over_best: Ratio | None = None
+    notes: tuple[str, ...] = ()
+
+
+class CrossCheck(Record):
+    """One INT8 graph on two runtimes: neither is trusted alone.
+
+    Attributes:
+        against: the other target.
+        snr_db: of this engine's logits, with the other's as the signal; None when exact.
+        floor_db: below which the build fails.
+    """
+
+    against: str
+    snr_db: float | None
+    floor_db: float
+
+
+class Census(Record):
+    """What an ONNX graph holds, counted by `graph.census`.
+
+    Attributes:
+        operators: node count by operator.
+        conv_macs_by_precision: share of the convolutions' multiply-adds by their input type (``int8``: Q/DQ-fed).
+    """
+
+    operators: dict[str, int]
+    conv_macs_by_precision: dict[str, float]
+
+
+class TargetReport(Record):
+    """One target of a bundle: what was asked, what was built, what is executed, what was measured.
+
+    Attributes:
+        target: its string form.
+        status: ``validated`` (compared with PyTorch), ``built``, ``prepared`` (lowered graph only) or ``failed``.
+        companion: a local stand-in that ``auto`` adds so that the graph is validated and measured here.
+        error: why it failed.
+        file: the engine, relative to the bundle.
+        bytes: its size.
+        engine_digest: its SHA-256: accuracy and latency are of this very file.
+        executed_precision: the arithmetic the runtime carries out; None where it has not run.
+        execution_proof: what that statement rests on.
+        census: of the lowered graph.
+        accuracy: of the engine, against PyTorch and labels.
+        graph_accuracy: of the lowered graph on ONNX Runtime's CPU provider, where the engine itself cannot run here.
+        cross_check: against another runtime, INT8 only.
+        benchmark: latency.
+        notes: what a reader should know.
+    """
+
+    target: str
+    status: Literal["validated", "built", "prepared", "failed"]
+    companion: bool = False
+    error: str | None = None
+    file: str | None = None
+    bytes: int | None = None
+    engine_digest: str | None = None
+    executed_precision: Execution | None = None
+    execution_proof: str | None = None
+    census: Census | None = None
+    accuracy: Accuracy | None = None
+    graph_accuracy: Accuracy | None = None
+    cross_check: CrossCheck | None = None
+    benchmark: Benchmark | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Environment(Record):
+    """The machine a measurement was made on."""
+
+    system: str
+    machine: str
+    cpu: str
+    cpu_features: tuple[str, ...]
+    cores: int
+    memory_bytes: int | None
+    load_average: float | None
+    python: str
+    versions: dict[str, str]

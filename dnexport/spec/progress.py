@@ -1,0 +1,60 @@
+"""What long work tells whoever watches: the terminal, a log, or nobody."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener. Work below the command line never prints; it calls this."""
+
+    def start(self, stage: str) -> None:
+        """A stage begins."""
+
+    def advance(self, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of the current stage are finished."""
+
+    def finish(self, seconds: float, *, reused: bool) -> None:
+        """The current stage ended after ``seconds``, or its result was reused."""
+
+    def warn(self, message: str) -> None:
+        """Something the user must see."""
+
+
+class Silent:
+    """A listener that hears nothing."""
+
+    def start(self, stage: str) -> None:
+        """Ignore."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Ignore."""
+
+    def finish(self, seconds: float, *, reused: bool) -> None:
+        """Ignore."""
+
+    def warn(self, message: str) -> None:
+        """Ignore."""
+
+
+class Recording:
+    """Passes everything on and keeps the warnings, which belong into the bundle."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+        self.warnings: list[str] = []
+
+    def start(self, stage: str) -> None:
+        """Pass on."""
+        self._listener.start(stage)
+
+    def advance(self, done: int, total: int) -> None:
+        """Pass on."""
+        self._listener.advance(done, total)
+
+    def finish(self, seconds: float, *, reused: bool) -> None:
+        """Pass on."""
+        self._listener.finish(seconds, reused=reused)
+
+    def warn(self, message: str) -> None:
+        """Keep, and pass on."""
+        self.warnings.append(message)
+        self._listener.warn(message)

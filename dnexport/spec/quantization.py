@@ -1,0 +1,65 @@
+"""Calibration: which images, what was seen of each tensor, and the scale that follows."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dnexport.spec.record import Record
+
+ObserverName = Literal["minmax"]
+
+INT8_MAX = 127
+
+
+class CalibrationSet(Record):
+    """Which images calibrate: a recipe, so that the same set can be drawn again.
+
+    Attributes:
+        data: ``digits``, a folder, or ``synthetic``; None takes the build's own training part.
+        count: number of images, drawn evenly over the classes.
+        seed: of the draw.
+        observer: how ranges are derived from batches.
+    """
+
+    data: str | None = None
+    count: int = Field(default=256, ge=1)
+    seed: int = 0
+    observer: ObserverName = "minmax"
+
+
+class Range(Record):
+    """The smallest and largest value seen of one tensor."""
+
+    lo: float
+    hi: float
+
+    @model_validator(mode="after")
+    def _check(self) -> "Range":
+        if not self.lo <= self.hi:
+            raise ValueError(f"a range has lo <= hi, not {self.lo} and {self.hi}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """Symmetric int8 scale: the larger magnitude falls on ±127. 1 for a tensor that is always zero."""
+        return max(abs(self.lo), abs(self.hi)) / INT8_MAX or 1.0
+
+
+class CalibrationTable(Record):
+    """Ranges by tensor name, and where they come from.
+
+    Attributes:
+        calibration_set: the recipe of the images.
+        image_digests: SHA-256 of each preprocessed image, in the order seen.
+        graph_digest: of the graph whose tensors these are.
+        preprocess_digest: of the preprocessing that made the images.
+        synthetic: no real image was seen; scales from such a table prove nothing about accuracy.
+        ranges: by tensor name.
+    """
+
+    calibration_set: CalibrationSet
+    image_digests: tuple[str, ...]
+    graph_digest: str
+    preprocess_digest: str
+    synthetic: bool
+    ranges: dict[str, Range]

@@ -1,0 +1,190 @@
+"""A recipe determines a bundle: flags and a TOML file become one frozen record, stored resolved in the bundle.
+
+A recipe file states only what differs from the defaults. Paths in it are relative to the file.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from dnexport.errors import DnexportError, RecipeError
+from dnexport.spec.precision import Precision
+from dnexport.spec.preprocess import Channels, Interpolation
+from dnexport.spec.profile import Profile
+from dnexport.spec.quantization import CalibrationSet
+from dnexport.spec.record import Record, field_names, sentence_from_validation_error
+from dnexport.spec.target import Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+WEIGHT_WORDS = ("auto", "pretrained", "random")
+DATA_WORDS = ("digits", "synthetic")
+
+
+class PreprocessChoice(Record):
+    """What the user says of the preprocessing; None leaves it to the checkpoint, then to the defaults.
+
+    ``crop = false`` resizes straight to the input size; the other fields are those of `Preprocess`.
+    """
+
+    input_size: tuple[int, int] | None = None
+    resize: int | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    channels: Channels | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class Bench(Record):
+    """How long latency is measured.
+
+    Attributes:
+        rounds: alternations between the engines and the references; each gives one ratio.
+        block_s: least length of a block of queries, in seconds.
+        batch: images a query.
+        compile: let torch.compile compete as a PyTorch reference; compiling densenet121 takes two minutes on two cores.
+    """
+
+    rounds: int = Field(default=8, ge=1)
+    block_s: float = Field(default=0.2, gt=0)
+    batch: int = Field(default=1, ge=1)
+    compile: bool = False
+
+
+class Recipe(Record):
+    """Everything that determines a bundle.
+
+    Attributes:
+        name: of the bundle; its directory's name.
+        arch: a named architecture; None takes the checkpoint's.
+        weights: a file, ``pretrained``, ``random[:seed]`` or ``auto``.
+        class_names: a text file, one name a line.
+        data: ``digits`` or a folder (class folders, or ``train`` and ``val`` or ``test`` with class folders).
+        precision: what the engines are asked to run in.
+        targets: where they run.
+        allow_execution: what a CPU stand-in for fp16 may execute, where such a target is named.
+        batch: profile as ``min..opt..max``.
+        preprocess: what the checkpoint does not say.
+        calibration: the images that calibrate INT8.
+        calibration_table: a table made before by ``dnexport calibrate``, instead of calibrating.
+        bench: how latency is measured.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    arch: str | None = None
+    weights: str = "auto"
+    class_names: str | None = None
+    data: str | None = None
+    precision: Precision = Precision.FP16
+    targets: tuple[str, ...] = ("auto",)
+    allow_execution: Literal["bf16", "f32"] | None = None
+    batch: str = str(Profile())
+    preprocess: PreprocessChoice = PreprocessChoice()
+    calibration: CalibrationSet = CalibrationSet()
+    calibration_table: str | None = None
+    bench: Bench = Bench()
+
+    @field_validator("batch")
+    @classmethod
+    def _batch_parses(cls, text: str) -> str:
+        return str(_value_of(lambda: Profile.parse(text)))
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_parse(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not texts:
+            raise ValueError("at least one target is named")
+        parsed = [text if text == "auto" else str(_value_of(lambda text=text: Target.parse(text))) for text in texts]
+        return tuple(dict.fromkeys(parsed))
+
+    @model_validator(mode="after")
+    def _something_to_build(self) -> "Recipe":
+        if self.arch is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
+            raise ValueError("an arch is needed where the weights are not a file")
+        if self.bench.batch > self.profile.max_batch:
+            raise ValueError(f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}")
+        return self
+
+    @property
+    def profile(self) -> Profile:
+        """The batch sizes as a record."""
+        return Profile.parse(self.batch)
+
+
+def recipe_from_toml(path: Path) -> dict[str, Any]:
+    """Read a recipe file into plain values, paths resolved and an external calibration set read in.
+
+    Raises:
+        RecipeError: unreadable, not TOML, or a calibration file that is either.
+    """
+    values = _read_toml(path)
+    for key in ("weights", "data", "class_names", "calibration_table"):
+        if key in values:
+            values[key] = _resolved(values[key], path.parent)
+    calibration = values.get("calibration")
+    if isinstance(calibration, str):
+        calibration = calibration_set_from_toml(path.parent / calibration)
+        values["calibration"] = calibration.model_dump(exclude_unset=True)
+    values.setdefault("name", path.stem)
+    return values
+
+
+def calibration_set_from_toml(path: Path) -> CalibrationSet:
+    """Read a calibration-set recipe.
+
+    Raises:
+        RecipeError: unreadable, not TOML, or not a calibration set.
+    """
+    values = _read_toml(path)
+    if "data" in values:
+        values["data"] = _resolved(values["data"], path.parent)
+    return _validated(CalibrationSet, values, str(path))
+
+
+def recipe_from_values(values: dict[str, Any], origin: str) -> Recipe:
+    """Validate plain values into a recipe.
+
+    Raises:
+        RecipeError: the first problem, with its key and ``origin``.
+    """
+    return _validated(Recipe, values, origin)
+
+
+def _validated(record: type[Any], values: dict[str, Any], origin: str) -> Any:
+    try:
+        return record.model_validate(values)
+    except ValidationError as exc:
+        what, remedy = sentence_from_validation_error(exc, field_names(record))
+        raise RecipeError(f"{origin}: {what}", remedy) from exc
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise RecipeError(f"recipe {path} does not exist", "check the path; engines/ holds examples") from exc
+    except OSError as exc:
+        raise RecipeError(f"recipe {path} cannot be read: {(exc.strerror or str(exc)).lower()}", "check the path") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise RecipeError(f"recipe {path} is not TOML: {exc}", "correct that line") from exc
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    """A path relative to the recipe's folder; words such as ``auto`` and ``digits`` stay words."""
+    if not isinstance(value, str) or value.partition(":")[0] in (*WEIGHT_WORDS, *DATA_WORDS):
+        return value
+    return str((folder / value).resolve())
+
+
+def _value_of(parse: Any) -> Any:
+    """Run a parser inside of a validator, where pydantic wants ValueError."""
+    try:
+        return parse()
+    except DnexportError as exc:
+        raise ValueError(str(exc)) from exc
