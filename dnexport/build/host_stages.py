@@ -70,7 +70,7 @@ def export(context: Context) -> Path:
 
         export_onnx(context.network.factory(context.source)(), sample_input(context), folder / MODEL)
 
-    inputs = {"weights": context.source.digest(), "arch": context.network.arch.digest(),
+    inputs = {"weights": context.source.digest(), "arch": context.network.arch.content_digest(),
               "input": list(context.network.preprocess.input_size)}  # fmt: skip
     return context.stages.run("export", 1, inputs, make)
 
@@ -121,7 +121,7 @@ def reference(context: Context, exported: Path) -> Path:
         np.save(folder / "logits.npy", all_logits)
         np.savez_compressed(folder / GOLDEN, images=np.stack(golden), logits=all_logits[kept], labels=labels[kept])
 
-    inputs = {"export": stage_key(exported), "test": test.digest(), "preprocess": network.preprocess.digest()}
+    inputs = {"export": stage_key(exported), "test": test.digest(), "preprocess": network.preprocess.content_digest()}
     return context.stages.run("reference", 1, inputs, make)
 
 
@@ -146,7 +146,7 @@ def calibrate(context: Context, graph: Path) -> Path:
         save_table(table, folder / TABLE)
 
     inputs = {"graph": stage_key(graph), "images": drawn.digest(), "test": context.data.test.digest(),
-              "preprocess": context.network.preprocess.digest(), "observer": context.recipe.calibration.observer}  # fmt: skip
+              "preprocess": context.network.preprocess.content_digest(), "observer": context.recipe.calibration.observer}  # fmt: skip
     return context.stages.run("calibrate", 1, inputs, make)
 
 
@@ -164,7 +164,7 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         apply((InsertQdq(content),), model)
         save_model(model, folder / MODEL)
 
-    inputs = {"graph": stage_key(graph), "table": digest_from_file(table), "preprocess": context.network.preprocess.digest()}
+    inputs = {"graph": stage_key(graph), "table": digest_from_file(table), "preprocess": context.network.preprocess.content_digest()}
     return context.stages.run("quantize", 1, inputs, make)
 
 

@@ -96,7 +96,7 @@ class Network(Record):
     def weights(self, source: Source) -> Weights:
         """The manifest's word on the weights."""
         if source.file is None:
-            digest = digest_from_json(["random", self.arch.digest(), list(self.preprocess.input_size), source.seed])
+            digest = digest_from_json(["random", self.arch.content_digest(), list(self.preprocess.input_size), source.seed])
             return Weights(source="random", file=None, digest=digest, trained=False)
         return Weights(source=source.kind, file=source.file.name, digest=source.digest(), trained=True)
 

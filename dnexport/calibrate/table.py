@@ -43,7 +43,7 @@ def table_from_images(
         calibration_set=calibration_set,
         image_digests=tuple(seen),
         graph_digest=digest,
-        preprocess_digest=preprocess.digest(),
+        preprocess_digest=preprocess.content_digest(),
         synthetic=images.name == "synthetic",
         ranges=ranges,
     )
@@ -77,5 +77,5 @@ def check_table(table: CalibrationTable, graph_digest: str, preprocess: Preproce
     if table.graph_digest != graph_digest:
         raise DataError(f"the calibration table is of graph {table.graph_digest[:12]}, this graph is {graph_digest[:12]}",
                         "calibrate this graph: 'dnexport calibrate'")  # fmt: skip
-    if table.preprocess_digest != preprocess.digest():
+    if table.preprocess_digest != preprocess.content_digest():
         raise DataError("the calibration table was made with other preprocessing", "calibrate again: 'dnexport calibrate'")

@@ -29,8 +29,8 @@ class Terminal:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        self._out = Console(highlight=False)
-        self._err = Console(stderr=True, highlight=False)
+        self._out = _console(stderr=False)
+        self._err = _console(stderr=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
@@ -79,9 +79,7 @@ class Terminal:
             table.add_column(column, overflow="fold", no_wrap=index == 0)
         for row in rows:
             table.add_row(*row)
-        console = self._err if self.as_json else self._out
-        # A pipe has no width; a table folded at 80 columns would be hard to read and to grep.
-        console.print(table, width=None if console.is_terminal else 160)
+        (self._err if self.as_json else self._out).print(table)
 
     def document(self, value: Any) -> None:
         """The JSON document, where one was asked for."""
@@ -92,9 +90,15 @@ class Terminal:
         """One sentence on stderr, and the document of a failure."""
         self.stop()
         self._err.print("error:", style="bold red", end=" ")
-        self._err.print(str(error), soft_wrap=True, markup=False)
+        self._err.print(str(error), soft_wrap=True)
         details = {"class": type(error).__name__, "message": error.message, "remedy": error.remedy}
         self.document({"schema": DOCUMENT_SCHEMA, "status": "failed", "error": details})
+
+
+def _console(*, stderr: bool) -> Console:
+    # A pipe has no width; a table folded at 80 columns would be hard to read and to grep.
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 200
+    return Console(stderr=stderr, highlight=False, markup=False, width=width)
 
 
 @contextlib.contextmanager

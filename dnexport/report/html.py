@@ -1,16 +1,34 @@
 """``report.html``: one self-contained page over one or several bundles."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
 
 import jinja2
 
-from dnexport.bundle.verify import Bundle
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
+from dnexport.spec.manifest import Manifest
 from dnexport.spec.metrics import Benchmark, Ratio, TargetReport
+
+
+class Bundle(Protocol):
+    """What the page needs of a bundle."""
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it is."""
+
+    @property
+    def reports(self) -> Mapping[str, TargetReport]:
+        """One a target."""
 
 
 @dataclass(frozen=True)

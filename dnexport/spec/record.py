@@ -16,7 +16,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """SHA-256 of the canonical JSON form, the identity of this record in stage digests."""
         return digest_from_json(self.model_dump(mode="json"))
 
