@@ -32,7 +32,9 @@ def _target(report: TargetReport) -> dict[str, Any]:
         "file": report.file,
         "bytes": report.bytes,
         "executed_precision": str(report.executed_precision) if report.executed_precision else None,
-        "accuracy": accuracy.model_dump(mode="json", include={"top1", "agreement", "snr_db", "max_abs_error"}) if accuracy else None,
+        "accuracy": accuracy.model_dump(mode="json", include={"top1", "agreement", "snr_db", "max_abs_error"})
+        if accuracy
+        else None,
         "latency_ms": _latency(report.benchmark.latency) if report.benchmark else None,
         "speedup": _speedup(report.benchmark) if report.benchmark else None,
     }

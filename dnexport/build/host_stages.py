@@ -70,8 +70,11 @@ def export(context: Context) -> Path:
 
         export_onnx(context.network.factory(context.source)(), sample_input(context), folder / MODEL)
 
-    inputs = {"weights": context.source.digest(), "arch": context.network.arch.content_digest(),
-              "input": list(context.network.preprocess.input_size)}  # fmt: skip
+    inputs = {
+        "weights": context.source.digest(),
+        "arch": context.network.arch.content_digest(),
+        "input": list(context.network.preprocess.input_size),
+    }
     return context.stages.run("export", 1, inputs, make)
 
 
@@ -145,8 +148,13 @@ def calibrate(context: Context, graph: Path) -> Path:
         check_disjoint(table, context.data.test, context.network.preprocess)
         save_table(table, folder / TABLE)
 
-    inputs = {"graph": stage_key(graph), "images": drawn.digest(), "test": context.data.test.digest(),
-              "preprocess": context.network.preprocess.content_digest(), "observer": context.recipe.calibration.observer}  # fmt: skip
+    inputs = {
+        "graph": stage_key(graph),
+        "images": drawn.digest(),
+        "test": context.data.test.digest(),
+        "preprocess": context.network.preprocess.content_digest(),
+        "observer": context.recipe.calibration.observer,
+    }
     return context.stages.run("calibrate", 1, inputs, make)
 
 
@@ -164,7 +172,11 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         apply((InsertQdq(content),), model)
         save_model(model, folder / MODEL)
 
-    inputs = {"graph": stage_key(graph), "table": digest_from_file(table), "preprocess": context.network.preprocess.content_digest()}
+    inputs = {
+        "graph": stage_key(graph),
+        "table": digest_from_file(table),
+        "preprocess": context.network.preprocess.content_digest(),
+    }
     return context.stages.run("quantize", 1, inputs, make)
 
 

@@ -1,7 +1,7 @@
-"""From what a recipe says of the weights to a network: where it comes from, what it is, how to make it. No PyTorch here.
+"""From what a recipe says of the weights to a network: where it comes from, what it is, how to make it.
 
 The weights are a file, ``pretrained``, ``random[:seed]`` or ``auto``: pretrained if they can be had within five seconds
-of trying, else random with a warning.
+of trying, else random with a warning. PyTorch is imported only to look into a checkpoint and to make the module.
 """
 
 import os
@@ -20,6 +20,7 @@ from dnexport.spec.preprocess import CIFAR, IMAGENET, Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import PreprocessChoice, Recipe
 from dnexport.spec.record import Record, digest_from_file, digest_from_json, sentence_from_validation_error
+from dnexport.spec.training import CheckpointMetadata
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +64,7 @@ class ModuleFactory:
     input_size: tuple[int, int]
 
     def __call__(self) -> "nn.Module":
+        """The module, in evaluation mode."""
         from dnexport.models.zoo import module_from_file, module_from_seed
 
         if self.source.file is not None:
@@ -96,7 +98,9 @@ class Network(Record):
     def weights(self, source: Source) -> Weights:
         """The manifest's word on the weights."""
         if source.file is None:
-            digest = digest_from_json(["random", self.arch.content_digest(), list(self.preprocess.input_size), source.seed])
+            digest = digest_from_json(
+                ["random", self.arch.content_digest(), list(self.preprocess.input_size), source.seed]
+            )
             return Weights(source="random", file=None, digest=digest, trained=False)
         return Weights(source=source.kind, file=source.file.name, digest=source.digest(), trained=True)
 
@@ -118,8 +122,10 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
         file = _pretrained(recipe.arch or "", must=word == "pretrained", progress=progress)
         if file is not None:
             return Source("pretrained", file)
-        progress.warn("no pretrained weights could be had, so the weights are RANDOM: latency and parity mean something, "
-                      "accuracy does not (give --weights FILE)")  # fmt: skip
+        progress.warn(
+            "no pretrained weights could be had, so the weights are RANDOM: latency and parity mean something, "
+            "accuracy does not (give --weights FILE)"
+        )
         return Source("random")
     path = Path(recipe.weights)
     if not path.is_file():
@@ -137,23 +143,30 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         RecipeError: the preprocessing does not fit the network.
         DataError: the class names do not fit the classes.
     """
+    metadata: CheckpointMetadata | None = None
     if source.file is None:
-        arch, stated, names, data = named_arch(recipe.arch or "").arch, None, (), None
-        arch_name = recipe.arch
+        arch = named_arch(recipe.arch or "").arch
     else:
         from dnexport.models.zoo import arch_from_file
 
         arch, metadata = arch_from_file(source.file, recipe.arch)
-        stated = metadata.preprocess if metadata else None
-        names = metadata.class_names if metadata else ()
-        data = metadata.data if metadata else None
-        arch_name = recipe.arch or (metadata.arch_name if metadata else None)
-    preprocess, assumed = _preprocess(recipe.preprocess, stated, arch)
-    return Network(arch=arch, arch_name=arch_name, preprocess=preprocess, assumed=assumed,
-                   class_names=_class_names(recipe, names, arch), data=data)  # fmt: skip
+    names = metadata.class_names if metadata else ()
+    data = metadata.data if metadata else None
+    arch_name = recipe.arch or (metadata.arch_name if metadata else None)
+    preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)
+    return Network(
+        arch=arch,
+        arch_name=arch_name,
+        preprocess=preprocess,
+        assumed=assumed,
+        class_names=_class_names(recipe, names, arch),
+        data=data,
+    )
 
 
-def _preprocess(choice: PreprocessChoice, stated: Preprocess | None, arch: DenseNetArch) -> tuple[Preprocess, tuple[str, ...]]:
+def _preprocess(
+    choice: PreprocessChoice, stated: Preprocess | None, arch: DenseNetArch
+) -> tuple[Preprocess, tuple[str, ...]]:
     """Flags, else the checkpoint, else torchvision's defaults; and which fields the last of these gave."""
     default = IMAGENET if arch.stem == "imagenet" else CIFAR
     if arch.channels == 1:
@@ -171,11 +184,15 @@ def _preprocess(choice: PreprocessChoice, stated: Preprocess | None, arch: Dense
         what, remedy = sentence_from_validation_error(exc, Preprocess.model_fields)
         raise RecipeError(f"preprocessing: {what}", remedy) from exc
     if preprocess.planes != arch.channels:
-        raise RecipeError(f"preprocessing gives {preprocess.planes} channels and the arch takes {arch.channels}",
-                          "set --channels rgb or --channels grey")  # fmt: skip
+        raise RecipeError(
+            f"preprocessing gives {preprocess.planes} channels and the arch takes {arch.channels}",
+            "set --channels rgb or --channels grey",
+        )
     if min(preprocess.input_size) < arch.smallest_input:
-        raise RecipeError(f"input size {min(preprocess.input_size)} is smaller than the {arch.smallest_input} pixels that the arch needs",
-                          "set a larger --input-size")  # fmt: skip
+        raise RecipeError(
+            f"input size {min(preprocess.input_size)} is below the {arch.smallest_input} pixels that the arch needs",
+            "set a larger --input-size",
+        )
     return preprocess, assumed
 
 
@@ -184,7 +201,9 @@ def _class_names(recipe: Recipe, names: tuple[str, ...], arch: DenseNetArch) -> 
         try:
             lines = Path(recipe.class_names).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
-            raise DataError(f"class names {recipe.class_names} cannot be read", "give a text file with one name a line") from exc
+            raise DataError(
+                f"class names {recipe.class_names} cannot be read", "give a text file with one name a line"
+            ) from exc
         names = tuple(line.strip() for line in lines if line.strip())
     if names and len(names) != arch.classes:
         raise DataError(f"{len(names)} class names are given for {arch.classes} classes", "give one name a class")
@@ -195,7 +214,9 @@ def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:
     name = PRETRAINED_FILES.get(arch)
     if name is None:
         if must:
-            raise CheckpointError(f"there are no pretrained weights for arch '{arch}'", f"known: {', '.join(PRETRAINED_FILES)}")
+            raise CheckpointError(
+                f"there are no pretrained weights for arch '{arch}'", f"known: {', '.join(PRETRAINED_FILES)}"
+            )
         return None
     cached = _hub_folder() / "checkpoints" / name
     if cached.is_file():
@@ -206,7 +227,9 @@ def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:
         _download(url, cached, progress)
     except (OSError, RuntimeError) as exc:
         if must:
-            raise CheckpointError(f"{url} cannot be downloaded: {exc}", f"place the file at {cached}, or use --weights FILE") from exc
+            raise CheckpointError(
+                f"{url} cannot be downloaded: {exc}", f"place the file at {cached}, or use --weights FILE"
+            ) from exc
         return None
     return cached
 

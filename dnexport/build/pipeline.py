@@ -129,7 +129,13 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
         "bench", lambda: measure_engines(engines, factory, images, context.recipe.bench, context.progress.advance)
     )
     return [
-        TargetOutcome(o.chosen, o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}), o.lowered, o.engine, o.failure)
+        TargetOutcome(
+            o.chosen,
+            o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}),
+            o.lowered,
+            o.engine,
+            o.failure,
+        )
         for o in outcomes
     ]
 
@@ -181,13 +187,15 @@ def _manifest(
             images=len(summary.image_digests),
             tensors=len(summary.ranges),
             synthetic=summary.synthetic,
-        ) if summary else None,
+        )
+        if summary
+        else None,
         targets={outcome.report.target: outcome.chosen.target.slug for outcome in outcomes},
         stages=context.stages.runs,
         environment=environment(),
         warnings=tuple(warnings),
         files={},
-    )  # fmt: skip
+    )
 
 
 def _reference_run(context: Context, referenced: Path) -> ReferenceRun:

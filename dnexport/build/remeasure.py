@@ -69,7 +69,9 @@ def validate_bundle(bundle: Bundle, target: str | None, data: str | None, progre
         progress.start(f"validate:{each}")
         began = time.monotonic()
         graph = bundle.path / "targets" / each.slug / "model.onnx"
-        found[str(each)] = validate_engine(_engine(bundle, each), graph, each, bundle.manifest.recipe.precision, samples, progress.advance)
+        found[str(each)] = validate_engine(
+            _engine(bundle, each), graph, each, bundle.manifest.recipe.precision, samples, progress.advance
+        )
         progress.finish(time.monotonic() - began, reused=False)
     return found
 
@@ -78,10 +80,18 @@ def reference_factory(manifest: Manifest) -> ModuleFactory | None:
     """Makes the bundle's PyTorch module; None where PyTorch or those very weights are not here."""
     if importlib.util.find_spec("torch") is None:
         return None
-    network = Network(arch=manifest.arch, arch_name=manifest.arch_name, preprocess=manifest.preprocess, assumed=manifest.assumed,
-                      class_names=manifest.class_names, data=None)  # fmt: skip
+    network = Network(
+        arch=manifest.arch,
+        arch_name=manifest.arch_name,
+        preprocess=manifest.preprocess,
+        assumed=manifest.assumed,
+        class_names=manifest.class_names,
+        data=None,
+    )
     word, _, seed = manifest.recipe.weights.partition(":")
-    source = Source("random", seed=int(seed or 0)) if word == "random" else Source("file", Path(manifest.recipe.weights))
+    source = (
+        Source("random", seed=int(seed or 0)) if word == "random" else Source("file", Path(manifest.recipe.weights))
+    )
     if source.file is not None and not source.file.is_file():
         return None
     return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
@@ -91,19 +101,25 @@ def _samples_from_data(bundle: Bundle, data: str) -> Samples:
     manifest = bundle.manifest
     factory = reference_factory(manifest)
     if factory is None:
-        raise TargetUnavailable("validating on other data needs PyTorch and the bundle's weights as the reference",
-                                "drop --data to validate on the golden samples")  # fmt: skip
+        raise TargetUnavailable(
+            "validating on other data needs PyTorch and the bundle's weights as the reference",
+            "drop --data to validate on the golden samples",
+        )
     test = splits_from_source(data).test
     if len(test.classes) != manifest.arch.classes:
-        raise DataError(f"data {data} has {len(test.classes)} classes and the network {manifest.arch.classes}",
-                        "give the data that it was trained on")  # fmt: skip
+        raise DataError(
+            f"data {data} has {len(test.classes)} classes and the network {manifest.arch.classes}",
+            "give the data that it was trained on",
+        )
 
     def batches() -> Iterator[InputBatch]:
         for pixels in test.batches(manifest.preprocess, 64):
             yield input_from_pixels(pixels, manifest.preprocess)
 
     with Worker("running PyTorch", threads=available_threads()) as worker:
-        worker.create(Probe, functools.partial(TorchSession, factory, EAGER, available_threads()), np.empty((0,), np.float32))
+        worker.create(
+            Probe, functools.partial(TorchSession, factory, EAGER, available_threads()), np.empty((0,), np.float32)
+        )
         reference = np.concatenate([part for images in batches() for part in worker.method("logits", images, 32)])
     return Samples(batches, len(test), reference, np.asarray(test.labels, np.int64), manifest.recipe.profile.max_batch)
 
@@ -111,7 +127,9 @@ def _samples_from_data(bundle: Bundle, data: str) -> Samples:
 def _golden_samples(bundle: Bundle) -> Samples:
     golden = bundle.golden()
     images = input_from_pixels(golden.images, bundle.manifest.preprocess)
-    return Samples(lambda: [images], len(images), golden.logits, golden.labels, bundle.manifest.recipe.profile.max_batch)
+    return Samples(
+        lambda: [images], len(images), golden.logits, golden.labels, bundle.manifest.recipe.profile.max_batch
+    )
 
 
 def _runnable(bundle: Bundle, target: str | None) -> list[Target]:

@@ -37,8 +37,10 @@ def data_from_recipe(recipe: Recipe, preprocess: Preprocess, classes: int, *, ca
     """
     splits = splits_from_source(recipe.data) if recipe.data else None
     if splits is not None and len(splits.test.classes) != classes:
-        raise DataError(f"data {recipe.data} has {len(splits.test.classes)} classes and the network {classes}",
-                        "give the data that it was trained on")  # fmt: skip
+        raise DataError(
+            f"data {recipe.data} has {len(splits.test.classes)} classes and the network {classes}",
+            "give the data that it was trained on",
+        )
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
     calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
     return BuildData(calibration, test, splits is None)
@@ -48,10 +50,7 @@ def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:
     """Indices of the test images that travel with the bundle: all, or an even draw within `GOLDEN_BYTES`."""
     one = preprocess.input_size[0] * preprocess.input_size[1] * preprocess.planes
     count = min(len(test), GOLDEN_SAMPLES, max(8, GOLDEN_BYTES // one))
-    if count == len(test):
-        return list(range(count))
-    numbered = ImageSet(test.name, list(range(len(test))), test.labels, test.classes)  # type: ignore[arg-type]
-    return sorted(int(index) for index in numbered.draw(count, seed=0).pictures)  # type: ignore[call-overload]
+    return sorted(test.drawn(count, seed=0))
 
 
 def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess) -> None:
@@ -73,7 +72,8 @@ def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess)
     if wanted.data is not None and wanted.data != recipe.data:
         train = splits_from_source(wanted.data).train
     if train is None:
-        raise RecipeError("INT8 needs images to calibrate with, and none are given",
-                          "add --data DIR or --calibration-data DIR (or, to measure latency only, "
-                          "--calibration-data synthetic)")  # fmt: skip
+        raise RecipeError(
+            "INT8 needs images to calibrate with, and none are given",
+            "add --data DIR or --calibration-data DIR (or, to measure latency only, --calibration-data synthetic)",
+        )
     return train.draw(wanted.count, wanted.seed)

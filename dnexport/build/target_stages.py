@@ -58,13 +58,15 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
             return TargetOutcome(chosen, _with_graph_accuracy(context, report, lowered, referenced, notes), lowered)
         compiled = _compile(context, chosen.target, lowered)
         engine = compiled / runtime_for(chosen.target).engine_file
-        report = report.model_copy(update={
-            "status": "built",
-            "file": f"targets/{chosen.target.slug}/{engine.name}",
-            "bytes": engine.stat().st_size,
-            "engine_digest": digest_from_file(engine),
-            "execution_proof": json.loads((compiled / "compiled.json").read_bytes())["proof"] or None,
-        })  # fmt: skip
+        report = report.model_copy(
+            update={
+                "status": "built",
+                "file": f"targets/{chosen.target.slug}/{engine.name}",
+                "bytes": engine.stat().st_size,
+                "engine_digest": digest_from_file(engine),
+                "execution_proof": json.loads((compiled / "compiled.json").read_bytes())["proof"] or None,
+            }
+        )
         if runtime_for(chosen.target).runs(chosen.target).usable:
             report = _with_validation(context, chosen, report, compiled, engine, lowered, referenced)
         else:
@@ -99,7 +101,12 @@ def _lower(context: Context, target: Target, model: Path) -> Path:
         save_model(lowered, folder / MODEL)
         (folder / "census.json").write_text(census_from_model(lowered).model_dump_json(), encoding="utf-8")
 
-    inputs = {"model": stage_key(model), "precision": str(context.recipe.precision), "runtime": target.runtime, "device": target.device}
+    inputs = {
+        "model": stage_key(model),
+        "precision": str(context.recipe.precision),
+        "runtime": target.runtime,
+        "device": target.device,
+    }
     return context.stages.run(f"lower:{target}", 1, inputs, make)
 
 
@@ -115,23 +122,37 @@ def _compile(context: Context, target: Target, lowered: Path) -> Path:
 
 
 def _with_validation(
-    context: Context, chosen: Chosen, report: TargetReport, compiled: Path, engine: Path, lowered: Path, referenced: Path
+    context: Context,
+    chosen: Chosen,
+    report: TargetReport,
+    compiled: Path,
+    engine: Path,
+    lowered: Path,
+    referenced: Path,
 ) -> TargetReport:
     def make(folder: Path) -> None:
         samples = samples_from_test(context, referenced)
-        found = validate_engine(engine, lowered / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance)
+        found = validate_engine(
+            engine, lowered / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance
+        )
         (folder / "validated.json").write_bytes(_VALIDATED.dump_json(found))
 
-    inputs = {"compiled": stage_key(compiled), "reference": stage_key(referenced), "batch": context.recipe.profile.max_batch}
+    inputs = {
+        "compiled": stage_key(compiled),
+        "reference": stage_key(referenced),
+        "batch": context.recipe.profile.max_batch,
+    }
     folder = context.stages.run(f"validate:{chosen.target}", 1, inputs, make)
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
-    return report.model_copy(update={
-        "status": "validated",
-        "accuracy": found.accuracy,
-        "cross_check": found.cross_check,
-        "executed_precision": found.executed.execution,
-        "execution_proof": found.executed.proof,
-    })  # fmt: skip
+    return report.model_copy(
+        update={
+            "status": "validated",
+            "accuracy": found.accuracy,
+            "cross_check": found.cross_check,
+            "executed_precision": found.executed.execution,
+            "execution_proof": found.executed.proof,
+        }
+    )
 
 
 def _with_graph_accuracy(
@@ -144,7 +165,9 @@ def _with_graph_accuracy(
             images = input_from_pixels(golden["images"][:32], context.network.preprocess)
             reference, labels = golden["logits"][:32], golden["labels"][:32]
         samples = Samples(lambda: [images], len(images), reference, labels, min(8, len(images)))
-        logits, _ = engine_logits(lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance)
+        logits, _ = engine_logits(
+            lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance
+        )
         accuracy = accuracy_from_logits(reference, logits, labels)
         (folder / "accuracy.json").write_text(accuracy.model_dump_json(), encoding="utf-8")
 

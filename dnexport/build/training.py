@@ -27,8 +27,10 @@ def train_from_data(source: str, arch_name: str, recipe: TrainingRecipe, output:
     if len(splits.train.classes) < 2:
         raise DataError(f"data {source} has one class", "give at least two class folders")
     if len(splits.train) < recipe.batch:
-        raise DataError(f"data {source} has {len(splits.train)} training images, less than a batch of {recipe.batch}",
-                        "give more images or a smaller --batch")  # fmt: skip
+        raise DataError(
+            f"data {source} has {len(splits.train)} training images, less than a batch of {recipe.batch}",
+            "give more images or a smaller --batch",
+        )
     preprocess = DIGITS if source == "digits" else IMAGENET if named.arch.stem == "imagenet" else CIFAR
     arch = named.arch.model_copy(update={"channels": preprocess.planes, "classes": len(splits.train.classes)})
     return train(arch, arch_name, splits, preprocess, recipe, output, progress)

@@ -1,7 +1,7 @@
 """Write a bundle: build it beside its place, then exchange the two in one step.
 
-A build that is interrupted at any moment leaves the earlier bundle as it was; what it began is a hidden sibling that the
-next build of the same bundle removes.
+A build that is interrupted at any moment leaves the earlier bundle as it was; what it began is a hidden sibling that
+the next build of the same bundle removes.
 """
 
 import contextlib
@@ -113,5 +113,3 @@ def _exchange(first: Path, second: Path) -> bool:
     if renameat2 is None:
         return False
     return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
-
-

@@ -81,14 +81,18 @@ def _manifest(path: Path) -> Manifest:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise IntegrityError(f"{file} is not a manifest of schema {SCHEMA}: {where}: {first['msg'].lower()}",
-                             "build the bundle again, or update dnexport") from exc  # fmt: skip
+        raise IntegrityError(
+            f"{file} is not a manifest of schema {SCHEMA}: {where}: {first['msg'].lower()}",
+            "build the bundle again, or update dnexport",
+        ) from exc
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
     remedy = "copy the bundle again or build it again"
     if manifest.schema_version != SCHEMA:
-        raise IntegrityError(f"bundle {path} has schema {manifest.schema_version}, this version reads {SCHEMA}", "update dnexport")
+        raise IntegrityError(
+            f"bundle {path} has schema {manifest.schema_version}, this version reads {SCHEMA}", "update dnexport"
+        )
     for name, digest in manifest.files.items():
         pure = PurePosixPath(name)
         file = path / pure

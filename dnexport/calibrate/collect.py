@@ -42,7 +42,9 @@ def ranges_from_batches(
     session = _tapped_session(model, tensors)
     observers = {tensor: observer(name) for tensor in tensors}
     for images in batches:
-        extremes = session.run([f"tap{i}_{end}" for i in range(len(tensors)) for end in ("low", "high")], {INPUT: images})
+        extremes = session.run(
+            [f"tap{i}_{end}" for i in range(len(tensors)) for end in ("low", "high")], {INPUT: images}
+        )
         for index, tensor in enumerate(tensors):
             observers[tensor].update(extremes[2 * index], extremes[2 * index + 1])
         tick(len(images))

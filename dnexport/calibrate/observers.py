@@ -36,7 +36,9 @@ class MinMax:
             DataError: nothing was seen, or a value was not finite.
         """
         if not np.isfinite([self._lo, self._hi]).all():
-            raise DataError(f"activation '{tensor}' is not finite on the calibration images", "check the weights and the images")
+            raise DataError(
+                f"activation '{tensor}' is not finite on the calibration images", "check the weights and the images"
+            )
         return Range(lo=float(self._lo), hi=float(self._hi))
 
 

@@ -37,8 +37,9 @@ def table_from_images(
         return pixels
 
     inputs = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
-    ranges = ranges_from_batches(model, tensors, inputs, calibration_set.observer,
-                                 lambda _: progress.advance(len(seen), len(images)))  # fmt: skip
+    ranges = ranges_from_batches(
+        model, tensors, inputs, calibration_set.observer, lambda _: progress.advance(len(seen), len(images))
+    )
     return CalibrationTable(
         calibration_set=calibration_set,
         image_digests=tuple(seen),
@@ -65,7 +66,9 @@ def table_from_path(path: Path) -> CalibrationTable:
     except OSError as exc:
         raise DataError(f"calibration table {path} cannot be read", "run 'dnexport calibrate'") from exc
     except ValidationError as exc:
-        raise DataError(f"calibration table {path} is not a calibration table", "run 'dnexport calibrate' again") from exc
+        raise DataError(
+            f"calibration table {path} is not a calibration table", "run 'dnexport calibrate' again"
+        ) from exc
 
 
 def check_table(table: CalibrationTable, graph_digest: str, preprocess: Preprocess) -> None:
@@ -75,7 +78,11 @@ def check_table(table: CalibrationTable, graph_digest: str, preprocess: Preproce
         DataError: either differs.
     """
     if table.graph_digest != graph_digest:
-        raise DataError(f"the calibration table is of graph {table.graph_digest[:12]}, this graph is {graph_digest[:12]}",
-                        "calibrate this graph: 'dnexport calibrate'")  # fmt: skip
+        raise DataError(
+            f"the calibration table is of graph {table.graph_digest[:12]}, this graph is {graph_digest[:12]}",
+            "calibrate this graph: 'dnexport calibrate'",
+        )
     if table.preprocess_digest != preprocess.content_digest():
-        raise DataError("the calibration table was made with other preprocessing", "calibrate again: 'dnexport calibrate'")
+        raise DataError(
+            "the calibration table was made with other preprocessing", "calibrate again: 'dnexport calibrate'"
+        )

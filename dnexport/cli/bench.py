@@ -30,10 +30,17 @@ def bench(
         found = measure_bundle(Bundle.open(bundle), target, protocol, view)
         view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
         rows = [
-            [name, str(len(b.latency.samples_ms)), f"{b.latency.p50_ms:.2f} ms", _ms(b.latency.p90_ms), _ms(b.latency.p99_ms),
-             f"{b.latency.images_per_second:.0f}", speedup_text(b)]
+            [
+                name,
+                str(len(b.latency.samples_ms)),
+                f"{b.latency.p50_ms:.2f} ms",
+                _ms(b.latency.p90_ms),
+                _ms(b.latency.p99_ms),
+                f"{b.latency.images_per_second:.0f}",
+                speedup_text(b),
+            ]
             for name, b in found.items()
-        ]  # fmt: skip
+        ]
         view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
         for note in dict.fromkeys(note for b in found.values() for note in b.notes):
             view.say(f"  {note}")

@@ -15,9 +15,12 @@ def build(
     class_names: o.ClassNames = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Build FP32 engines.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Build FP16 engines (the default).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Build INT8 engines; the rest runs in FP16 where the device can.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Build INT8 engines; the rest runs in FP16 where the device can.")
+    ] = False,
     target: Annotated[
-        list[str] | None, typer.Option(help="auto, or tensorrt-rtx:sm86+sm89, openvino:cpu, …; may be repeated.", show_default="auto")
+        list[str] | None,
+        typer.Option(help="auto, or tensorrt-rtx:sm86+sm89, openvino:cpu, …; may be repeated.", show_default="auto"),
     ] = None,
     allow_execution: Annotated[
         o.AllowedExecution | None, typer.Option(help="What a CPU target may execute for fp16.", show_default=False)
@@ -50,12 +53,18 @@ def build(
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         values = {
-            "arch": arch, "weights": weights, "class_names": class_names, "data": data, "batch": batch,
-            "precision": flags.precision_from_flags(fp32, fp16, int8), "targets": target,
-            "allow_execution": allow_execution.value if allow_execution else None, "calibration_table": calibration_table,
+            "arch": arch,
+            "weights": weights,
+            "class_names": class_names,
+            "data": data,
+            "batch": batch,
+            "precision": flags.precision_from_flags(fp32, fp16, int8),
+            "targets": target,
+            "allow_execution": allow_execution.value if allow_execution else None,
+            "calibration_table": calibration_table,
             "calibration": flags.said({"data": calibration_data, "count": calibration_images}),
             "preprocess": flags.preprocess_from_flags(input_size, resize, crop, interpolation, channels, mean, std),
-        }  # fmt: skip
+        }
         resolved = flags.recipe_from_flags(recipe, values, suffix="precision")
         from dnexport.build.pipeline import build as run_build
         from dnexport.cli.render import show_build

@@ -13,6 +13,8 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         here, found = environment(), diagnoses()
         view.document({"environment": here.model_dump(mode="json"), "targets": {d.target: d.document() for d in found}})
         if not as_json:
-            view.say(f"{here.cpu}, {here.cores} cores, {' '.join(here.cpu_features)}\nPython {here.python}, {here.system}\n")
+            view.say(
+                f"{here.cpu}, {here.cores} cores, {' '.join(here.cpu_features)}\nPython {here.python}, {here.system}\n"
+            )
             rows = [[d.target, d.builds_text, d.runs_text, d.reason, d.remedy or "–"] for d in found]
             view.table(["Target", "Builds", "Runs", "Why", "What mends it"], rows)

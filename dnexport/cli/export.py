@@ -22,7 +22,9 @@ def export(
 
     with terminal(quiet=quiet, debug=debug) as view:
         preprocess = flags.preprocess_from_flags(input_size, None, None, None, None, None, None)
-        recipe = flags.recipe_from_flags(None, {"arch": arch, "weights": weights, "preprocess": preprocess}, suffix="export")
+        recipe = flags.recipe_from_flags(
+            None, {"arch": arch, "weights": weights, "preprocess": preprocess}, suffix="export"
+        )
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import canonical_graph
         from dnexport.spec.record import write_atomically

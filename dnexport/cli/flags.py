@@ -35,15 +35,17 @@ def preprocess_from_flags(
     Raises:
         UsageError: mean or std are not numbers.
     """
-    return said({
-        "input_size": [input_size, input_size] if input_size is not None else None,
-        "resize": resize,
-        "crop": crop,
-        "interpolation": interpolation.value if interpolation else None,
-        "channels": channels.value if channels else None,
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
-    })  # fmt: skip
+    return said(
+        {
+            "input_size": [input_size, input_size] if input_size is not None else None,
+            "resize": resize,
+            "crop": crop,
+            "interpolation": interpolation.value if interpolation else None,
+            "channels": channels.value if channels else None,
+            "mean": _numbers("--mean", mean),
+            "std": _numbers("--std", std),
+        }
+    )
 
 
 def recipe_from_flags(file: Path | None, flags: dict[str, Any], *, suffix: str) -> Recipe:

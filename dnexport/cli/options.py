@@ -39,38 +39,57 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_he
 
 RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe (TOML); flags override it.", show_default=False)]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle that 'dnexport build' made.", show_default=False)]
-Arch = Annotated[str | None, typer.Option(help="A name from 'dnexport archs'.", show_default=False, rich_help_panel=_SOURCE)]
+Arch = Annotated[
+    str | None, typer.Option(help="A name from 'dnexport archs'.", show_default=False, rich_help_panel=_SOURCE)
+]
 Weights = Annotated[
     str | None,
-    typer.Option(help="A checkpoint file, pretrained, random[:seed] or auto.", show_default=False, rich_help_panel=_SOURCE),
+    typer.Option(
+        help="A checkpoint file, pretrained, random[:seed] or auto.", show_default=False, rich_help_panel=_SOURCE
+    ),
 ]
 ClassNames = Annotated[
     str | None, typer.Option(help="Text file, one class name a line.", show_default=False, rich_help_panel=_SOURCE)
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="'digits', or a folder with train/ and val/ (or test/), or of class folders.", show_default=False),
+    typer.Option(
+        help="'digits', or a folder with train/ and val/ (or test/), or of class folders.", show_default=False
+    ),
 ]
 CalibrationData = Annotated[
-    str | None, typer.Option(help="Images that calibrate INT8, instead of the training part of --data.", show_default=False)
+    str | None,
+    typer.Option(help="Images that calibrate INT8, instead of the training part of --data.", show_default=False),
 ]
 CalibrationImages = Annotated[int | None, typer.Option(help="How many images calibrate INT8.", show_default=False)]
-InputSize = Annotated[int | None, typer.Option(help="Height and width, pixels.", show_default=False, rich_help_panel=_PICTURES)]
+InputSize = Annotated[
+    int | None, typer.Option(help="Height and width, pixels.", show_default=False, rich_help_panel=_PICTURES)
+]
 Resize = Annotated[
-    int | None, typer.Option(help="Shorter side before the crop, pixels.", show_default=False, rich_help_panel=_PICTURES)
+    int | None,
+    typer.Option(help="Shorter side before the crop, pixels.", show_default=False, rich_help_panel=_PICTURES),
 ]
 Crop = Annotated[
     bool | None,
-    typer.Option("--crop/--no-crop", help="Centred crop, or resize straight to the input size.", show_default=False, rich_help_panel=_PICTURES),
+    typer.Option(
+        "--crop/--no-crop",
+        help="Centred crop, or resize straight to the input size.",
+        show_default=False,
+        rich_help_panel=_PICTURES,
+    ),
 ]
 Interpolation = Annotated[
     InterpolationName | None, typer.Option(help="Resampling filter.", show_default=False, rich_help_panel=_PICTURES)
 ]
-Channels = Annotated[ChannelOrder | None, typer.Option(help="Colour planes.", show_default=False, rich_help_panel=_PICTURES)]
+Channels = Annotated[
+    ChannelOrder | None, typer.Option(help="Colour planes.", show_default=False, rich_help_panel=_PICTURES)
+]
 Mean = Annotated[
-    str | None, typer.Option(help="Per channel, 0 to 1, as 0.485,0.456,0.406.", show_default=False, rich_help_panel=_PICTURES)
+    str | None,
+    typer.Option(help="Per channel, 0 to 1, as 0.485,0.456,0.406.", show_default=False, rich_help_panel=_PICTURES),
 ]
 Std = Annotated[
-    str | None, typer.Option(help="Per channel, 0 to 1, as 0.229,0.224,0.225.", show_default=False, rich_help_panel=_PICTURES)
+    str | None,
+    typer.Option(help="Per channel, 0 to 1, as 0.229,0.224,0.225.", show_default=False, rich_help_panel=_PICTURES),
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="One target of the bundle.", show_default=False)]

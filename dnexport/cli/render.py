@@ -30,7 +30,9 @@ def _target_row(report: TargetReport) -> list[str]:
     size = f"{report.bytes / 1e6:.1f} MB" if report.bytes else _DASH
     latency = f"{report.benchmark.latency.p50_ms:.2f} ms" if report.benchmark else _DASH
     executed = str(report.executed_precision) if report.executed_precision else "not run here"
-    against = accuracy_text(report.accuracy) if report.accuracy else f"graph only: {accuracy_text(report.graph_accuracy)}"
+    against = (
+        accuracy_text(report.accuracy) if report.accuracy else f"graph only: {accuracy_text(report.graph_accuracy)}"
+    )
     return [report.target, status, executed, size, against, latency, speedup_text(report.benchmark)]
 
 

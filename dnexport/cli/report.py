@@ -9,7 +9,9 @@ from dnexport.cli.options import Debug
 
 
 def report(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles of one network, in the order of the columns.", show_default=False)],
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Bundles of one network, in the order of the columns.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     debug: Debug = False,
 ) -> None:

@@ -40,8 +40,14 @@ class Terminal:
         self._stage = stage
         if self._quiet or not self._err.is_terminal:
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("left"),
-                   TimeRemainingColumn())  # fmt: skip
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._live = Progress(*columns, console=self._err, transient=True)
         self._task = self._live.add_task(stage, total=None)
         self._live.start()

@@ -9,9 +9,13 @@ from dnexport.cli import options as o
 
 
 def train(
-    data: Annotated[str, typer.Option(help="'digits', or a folder with train/ and val/ (or test/), or of class folders.")],
+    data: Annotated[
+        str, typer.Option(help="'digits', or a folder with train/ and val/ (or test/), or of class folders.")
+    ],
     arch: Annotated[str, typer.Option(help="A name from 'dnexport archs'.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint, a .safetensors file.")] = Path("model.safetensors"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint, a .safetensors file.")] = Path(
+        "model.safetensors"
+    ),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=1e-9, help="The highest of the cycle.")] = 0.1,
@@ -31,7 +35,13 @@ def train(
 
         trained = train_from_data(data, arch, recipe, output, view)
         found = trained.metadata
-        view.document({"checkpoint": str(trained.path.resolve()), "test_top1": found.test_top1,
-                       "test_images": found.test_images, "seconds": round(trained.seconds, 1)})  # fmt: skip
+        view.document(
+            {
+                "checkpoint": str(trained.path.resolve()),
+                "test_top1": found.test_top1,
+                "test_images": found.test_images,
+                "seconds": round(trained.seconds, 1),
+            }
+        )
         view.say(f"top-1 {found.test_top1:.2%} on {found.test_images} held-out images after {trained.seconds:.0f} s")
         view.say(f"checkpoint  {trained.path.resolve()}")

@@ -20,5 +20,8 @@ def validate(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         found = validate_bundle(Bundle.open(bundle), target, data, view)
         view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
-        rows = [[name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)] for name, v in found.items()]
+        rows = [
+            [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]
+            for name, v in found.items()
+        ]
         view.table(["Target", "Executed", "Agreement", "Against PyTorch"], rows)

@@ -65,6 +65,10 @@ class ImageSet:
 
     def draw(self, count: int, seed: int) -> "ImageSet":
         """``count`` pictures drawn evenly over the classes, without replacement, in a seeded order."""
+        return self.subset(self.drawn(count, seed))
+
+    def drawn(self, count: int, seed: int) -> list[int]:
+        """The indices of `draw`."""
         generator = np.random.default_rng(seed)
         by_class = [list(generator.permutation(members)) for members in _members(self.labels).values()]
         drawn: list[int] = []
@@ -72,7 +76,7 @@ class ImageSet:
             for members in by_class:
                 if members and len(drawn) < count:
                     drawn.append(int(members.pop()))
-        return self.subset(drawn)
+        return drawn
 
     def split(self, second_share: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
         """Two disjoint parts, stratified by class; the second holds ``second_share`` of each class."""
@@ -117,7 +121,9 @@ def splits_from_source(source: str, *, seed: int = 0) -> Splits:
     splits = Splits(class_folders(train), class_folders(held_out))
     if splits.train.classes != splits.test.classes:
         odd = sorted(set(splits.train.classes) ^ set(splits.test.classes))
-        raise DataError(f"{train} and {held_out} differ in the classes {', '.join(odd[:5])}", "give both the same folders")
+        raise DataError(
+            f"{train} and {held_out} differ in the classes {', '.join(odd[:5])}", "give both the same folders"
+        )
     return splits
 
 
@@ -131,9 +137,13 @@ def class_folders(root: Path) -> ImageSet:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         found = {folder.name: _images_below(folder) for folder in folders}
     except OSError as exc:
-        raise DataError(f"data folder {root} cannot be read: {(exc.strerror or str(exc)).lower()}", "check its permissions") from exc
+        raise DataError(
+            f"data folder {root} cannot be read: {(exc.strerror or str(exc)).lower()}", "check its permissions"
+        ) from exc
     if not folders:
-        raise DataError(f"data folder {root} has no class folders", "put the images of each class into a folder of its own")
+        raise DataError(
+            f"data folder {root} has no class folders", "put the images of each class into a folder of its own"
+        )
     empty = [name for name, images in found.items() if not images]
     if empty:
         raise DataError(f"data folder {root} has no images in class '{empty[0]}'", "add images or remove the folder")
@@ -192,7 +202,9 @@ def _members(labels: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def _decoded(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch:
@@ -210,6 +222,8 @@ def _decoded(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> P
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
-        raise DataError(f"{count} of {len(pictures)} cannot be decoded: {', '.join(broken[:3])}{more}",
-                        "remove them or replace them by whole JPEGs or PNGs")  # fmt: skip
+        raise DataError(
+            f"{count} of {len(pictures)} cannot be decoded: {', '.join(broken[:3])}{more}",
+            "remove them or replace them by whole JPEGs or PNGs",
+        )
     return np.stack(images) if images else np.empty((0, *preprocess.input_size, preprocess.planes), np.uint8)

@@ -55,7 +55,9 @@ def measure_engines(
             worker = stack.enter_context(probe_worker(f"measuring {engine.target}", engine.target, threads))
             worker.create(Probe, functools.partial(open_session, engine.file, engine.target, options), images)
             workers[str(engine.target)] = worker
-        blocks = alternate(list(workers.values()), rounds=bench.rounds, batch=bench.batch, block_s=bench.block_s, tick=tick)
+        blocks = alternate(
+            list(workers.values()), rounds=bench.rounds, batch=bench.batch, block_s=bench.block_s, tick=tick
+        )
     measured = dict(zip(workers, blocks, strict=True))
     return {e.target: _benchmark(measured, str(e.target), list(references), tried, bench, threads) for e in engines}
 
@@ -79,14 +81,20 @@ def _references(
 
 
 def _benchmark(
-    measured: dict[str, Blocks], name: str, references: Sequence[str], tried: dict[str, float], bench: Bench, threads: int
+    measured: dict[str, Blocks],
+    name: str,
+    references: Sequence[str],
+    tried: dict[str, float],
+    bench: Bench,
+    threads: int,
 ) -> Benchmark:
     best = min(tried, key=lambda form: tried[form]) if tried else None
     latency = measured[name].latency(batch=bench.batch, threads=threads)
     return Benchmark(
         latency=latency,
         references=tuple(
-            Reference(form=form, latency=measured[form].latency(batch=bench.batch, threads=threads)) for form in references
+            Reference(form=form, latency=measured[form].latency(batch=bench.batch, threads=threads))
+            for form in references
         ),
         forms_tried=tried,
         over_eager=ratio_from_blocks(measured[EAGER], measured[name]) if tried else None,

@@ -34,7 +34,11 @@ class Diagnosis:
     @property
     def reason(self) -> str:
         """What was found; both where building and running differ."""
-        return self.builds.reason if self.builds.reason == self.runs.reason else f"{self.builds.reason}; {self.runs.reason}"
+        return (
+            self.builds.reason
+            if self.builds.reason == self.runs.reason
+            else f"{self.builds.reason}; {self.runs.reason}"
+        )
 
     @property
     def remedy(self) -> str:
@@ -43,8 +47,13 @@ class Diagnosis:
 
     def document(self) -> dict[str, object]:
         """For ``--json``."""
-        return {"builds": self.builds.usable, "runs": self.runs.usable, "reason": self.reason, "remedy": self.remedy or None,
-                "fp16_executes_as": self.fp16}  # fmt: skip
+        return {
+            "builds": self.builds.usable,
+            "runs": self.runs.usable,
+            "reason": self.reason,
+            "remedy": self.remedy or None,
+            "fp16_executes_as": self.fp16,
+        }
 
 
 def diagnoses() -> list[Diagnosis]:
@@ -54,6 +63,10 @@ def diagnoses() -> list[Diagnosis]:
         target = Target.parse(text)
         runtime = runtime_for(target)
         builds, runs = runtime.builds(target), runtime.runs(target)
-        fp16 = str(runtime.execution(Precision.FP16, target)) if runs.usable and target.device == "cpu" and text != "torch" else None
+        fp16 = (
+            str(runtime.execution(Precision.FP16, target))
+            if runs.usable and target.device == "cpu" and text != "torch"
+            else None
+        )
         found.append(Diagnosis(text, builds, runs, fp16))
     return found

@@ -82,5 +82,6 @@ def runnable_target(bundle: Bundle, name: str | None) -> Target:
         if availability.usable:
             return target
         refused.append(f"{text}: {availability.reason}")
-    raise TargetUnavailable(f"no engine of bundle {bundle.path} runs here ({'; '.join(refused) or 'it has none'})",
-                            "see 'dnexport doctor'")  # fmt: skip
+    raise TargetUnavailable(
+        f"no engine of bundle {bundle.path} runs here ({'; '.join(refused) or 'it has none'})", "see 'dnexport doctor'"
+    )

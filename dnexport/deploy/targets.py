@@ -47,7 +47,7 @@ def chosen_targets(recipe: Recipe) -> tuple[Chosen, ...]:
 
 
 def _auto(precision: Precision) -> list[Chosen]:
-    """A fixed order, not a race: TensorRT where a GPU is, else an RTX plan ahead of time; with the best local companion.
+    """A fixed order, not a race: TensorRT where a GPU is, else an RTX plan ahead of time; and the best local companion.
 
     TensorRT for RTX documents INT8 for matrix products only, so for int8 it is not chosen.
     """
@@ -61,7 +61,9 @@ def _auto(precision: Precision) -> list[Chosen]:
     if local is not None:
         chosen.append(Chosen(local, "build", companion=True))
     if not chosen:
-        raise TargetUnavailable("no runtime is installed", "pip install 'dnexport[cpu]'; 'dnexport doctor' shows them all")
+        raise TargetUnavailable(
+            "no runtime is installed", "pip install 'dnexport[cpu]'; 'dnexport doctor' shows them all"
+        )
     return chosen
 
 
@@ -75,13 +77,19 @@ def _named(target: Target, recipe: Recipe) -> Chosen:
     if recipe.precision is Precision.FP16 and target.device == "cpu":
         _check_stand_in(target, runtime.execution(Precision.FP16, target), recipe.allow_execution)
     if target.runtime == "tensorrt-rtx" and recipe.precision is Precision.FP32 and "sm75" in target.capabilities:
-        raise TargetUnavailable("TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)", "drop sm75 or build --fp16")
+        raise TargetUnavailable(
+            "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)", "drop sm75 or build --fp16"
+        )
     return Chosen(target, "build")
 
 
 def _check_stand_in(target: Target, execution: Execution, allowed: str | None) -> None:
     if allowed is None:
-        raise UsageError(f"target {target} would execute fp16 as {execution}", f"say --allow-execution {execution} if that is meant")
+        raise UsageError(
+            f"target {target} would execute fp16 as {execution}", f"say --allow-execution {execution} if that is meant"
+        )
     if allowed != execution.value:
-        raise UsageError(f"target {target} executes {execution} on this machine, and {allowed} was allowed",
-                         f"say --allow-execution {execution}")  # fmt: skip
+        raise UsageError(
+            f"target {target} executes {execution} on this machine, and {allowed} was allowed",
+            f"say --allow-execution {execution}",
+        )

@@ -29,8 +29,10 @@ class CastFloat16:
                 set_array(value, _half(value))
         for node in graph:
             if node.op_type in ("Constant", "Cast"):
-                raise GraphError(f"node {node.name} is a {node.op_type}, which an FP16 body cannot be typed around",
-                                 "export the graph again with dnexport")  # fmt: skip
+                raise GraphError(
+                    f"node {node.name} is a {node.op_type}, which an FP16 body cannot be typed around",
+                    "export the graph again with dnexport",
+                )
             for output in node.outputs:
                 if output.dtype == ir.DataType.FLOAT:
                     output.dtype = ir.DataType.FLOAT16
@@ -46,11 +48,15 @@ def _half(value: ir.Value) -> np.ndarray:
     array = value.const_value.numpy()
     largest = float(np.abs(array).max(initial=0.0))
     if largest > _LARGEST:
-        raise GraphError(f"constant '{name_of(value)}' holds {largest:g}, above FP16's largest number {_LARGEST:g}",
-                         "build --fp32, or train with weight decay")  # fmt: skip
+        raise GraphError(
+            f"constant '{name_of(value)}' holds {largest:g}, above FP16's largest number {_LARGEST:g}",
+            "build --fp32, or train with weight decay",
+        )
     half = array.astype(np.float16)
     if name_of(value).endswith("_scale") and not half.all():
-        raise GraphError(f"scale '{name_of(value)}' underflows in FP16", "calibrate again; a tensor is almost constant zero")
+        raise GraphError(
+            f"scale '{name_of(value)}' underflows in FP16", "calibrate again; a tensor is almost constant zero"
+        )
     return half
 
 

@@ -1,8 +1,8 @@
 """Count what a graph holds: operators, and the precision in which its convolutions are written."""
 
+import math
 from collections import Counter
 
-import numpy as np
 import onnx_ir as ir
 
 from dnexport.spec.metrics import Census
@@ -38,5 +38,4 @@ def _macs(conv: ir.Node) -> int:
     weight, output = conv.inputs[1], conv.outputs[0]
     if weight is None or weight.shape is None or output.shape is None:
         return 0
-    pixels = [dim for dim in output.shape[2:] if isinstance(dim, int)]
-    return int(np.prod([int(dim) for dim in weight.shape])) * int(np.prod(pixels))
+    return math.prod(dim for dim in (*weight.shape, *output.shape[2:]) if isinstance(dim, int))

@@ -9,6 +9,7 @@ signal. `tests/runtimes/test_openvino_defect.py` keeps the failing pattern.
 import numpy as np
 import onnx_ir as ir
 
+from dnexport.errors import GraphError
 from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of
 
@@ -44,6 +45,7 @@ def _is_quantized(conv: ir.Node) -> bool:
 
 
 def _output_channels(conv: ir.Node) -> int:
-    weight = conv.inputs[1]
-    assert weight is not None and weight.shape is not None
-    return int(weight.shape[0])
+    channels = conv.inputs[1].shape[0] if conv.inputs[1] is not None and conv.inputs[1].shape is not None else None
+    if not isinstance(channels, int):
+        raise GraphError(f"the weight of {conv.name} has no known shape", "export the graph again with dnexport")
+    return channels

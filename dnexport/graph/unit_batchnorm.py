@@ -33,7 +33,12 @@ class UnitBatchNorm:
             if epsilon == 0 and not mean.any() and (variance == 1).all():
                 continue
             scale = gamma / np.sqrt(variance + epsilon)
-            restated = {"scale": scale, "bias": beta - scale * mean, "mean": np.zeros_like(mean), "var": np.ones_like(mean)}
+            restated = {
+                "scale": scale,
+                "bias": beta - scale * mean,
+                "mean": np.zeros_like(mean),
+                "var": np.ones_like(mean),
+            }
             for index, (name, array) in enumerate(restated.items(), 1):
                 replace_constant(model, node, index, f"{node.name}_unit_{name}", array.astype(np.float32))
             node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)

@@ -22,7 +22,7 @@ def add_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     if name in model.graph.initializers:
         raise GraphError(f"the graph already has a constant '{name}'", "the same pass may have run before")
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     model.graph.register_initializer(value)
     return value
 
@@ -31,7 +31,13 @@ def replace_constant(model: ir.Model, node: ir.Node, index: int, name: str, arra
     """Let a node read a new constant; the old one goes if nothing else reads it."""
     old = node.inputs[index]
     node.replace_input_with(index, add_initializer(model, name, array))
-    if old is not None and old.name in model.graph.initializers and not old.uses() and not old.is_graph_output():
+    if (
+        old is not None
+        and old.name
+        and old.name in model.graph.initializers
+        and not old.uses()
+        and not old.is_graph_output()
+    ):
         model.graph.initializers.pop(old.name)
 
 
@@ -39,7 +45,7 @@ def set_array(value: ir.Value, array: np.ndarray) -> None:
     """Give a constant a new content, with its type and shape."""
     tensor = ir.tensor(array, name=value.name)
     value.const_value = tensor
-    value.shape = tensor.shape
+    value.shape = ir.Shape(array.shape)
     value.dtype = tensor.dtype
 
 

@@ -19,11 +19,15 @@ def accuracy_from_logits(reference: Logits, logits: Logits, labels: np.ndarray) 
         DataError: shapes differ, or the engine's logits are not finite.
     """
     if reference.shape != logits.shape or len(labels) != len(logits):
-        raise DataError(f"logits of shape {logits.shape} are compared with {reference.shape} and {len(labels)} labels",
-                        "use the bundle's own samples")  # fmt: skip
+        raise DataError(
+            f"logits of shape {logits.shape} are compared with {reference.shape} and {len(labels)} labels",
+            "use the bundle's own samples",
+        )
     if not np.isfinite(logits).all():
-        raise DataError(f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits that are"
-                        " not finite", "build it in a wider precision")  # fmt: skip
+        raise DataError(
+            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits that are not finite",
+            "build it in a wider precision",
+        )
     known = labels >= 0
     labelled = int(known.sum())
     named, named_by_reference = logits.argmax(axis=1), reference.argmax(axis=1)

@@ -9,8 +9,20 @@ from dnexport.runtimes.arrays import available_threads
 from dnexport.spec.metrics import Environment
 
 _PACKAGES = ("dnexport", "torch", "onnx", "onnxruntime", "onnxruntime-ep-openvino", "tensorrt-rtx", "tensorrt", "numpy")
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "asimdhp",
-             "asimddp", "bf16", "i8mm")  # fmt: skip
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "bf16",
+    "i8mm",
+)
 
 
 def environment() -> Environment:
@@ -45,9 +57,7 @@ def _cpu() -> tuple[str, frozenset[str]]:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or "unknown", frozenset()
-    fields = dict(
-        (key.strip(), value.strip())
-        for key, _, value in (line.partition(":") for line in info.read_text().split("\n\n")[0].splitlines())
-    )
+    lines = (line.partition(":") for line in info.read_text().split("\n\n")[0].splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in lines}
     name = fields.get("model name") or fields.get("Processor") or fields.get("CPU part", "unknown")
     return name, frozenset((fields.get("flags") or fields.get("Features") or "").split())

@@ -1,8 +1,8 @@
 """Load weights strictly: every parameter is filled, every key is used, or the difference is shown and nothing loads.
 
-Reads ``.safetensors`` and PyTorch files (``weights_only``: a pickle that would run code is refused). Layouts that differ
-from torchvision's only in wrapping (``state_dict``, ``model``), in a prefix (``module.``) or in the dots of 2017's names
-(``denselayer1.norm.1``) are recognised.
+Reads ``.safetensors`` and PyTorch files (``weights_only``: a pickle that would run code is refused). Layouts that
+differ from torchvision's only in wrapping (``state_dict``, ``model``), in a prefix (``module.``) or in the dots of
+2017's names (``denselayer1.norm.1``) are recognised.
 """
 
 import json
@@ -72,15 +72,21 @@ def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: 
 def _check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
     for key, value in given.items():
         if value.shape != own[key].shape:
-            raise CheckpointError(f"checkpoint {origin} has {key} of shape {list(value.shape)}, the arch wants {list(own[key].shape)}",
-                                  "name the --arch, or the --classes, that it was trained with")  # fmt: skip
+            raise CheckpointError(
+                f"checkpoint {origin} has {key} of {list(value.shape)}, the arch wants {list(own[key].shape)}",
+                "name the --arch, or the --classes, that it was trained with",
+            )
         if not value.is_floating_point():
-            raise CheckpointError(f"checkpoint {origin} has {key} of type {value.dtype}, not of a floating-point type",
-                                  "give the weights before quantization")  # fmt: skip
+            raise CheckpointError(
+                f"checkpoint {origin} has {key} of type {value.dtype}, not of a floating-point type",
+                "give the weights before quantization",
+            )
         if not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
-            raise CheckpointError(f"checkpoint {origin} has {count} values in {key} that are not finite",
-                                  "take an earlier checkpoint; the training diverged")  # fmt: skip
+            raise CheckpointError(
+                f"checkpoint {origin} has {count} values in {key} that are not finite",
+                "take an earlier checkpoint; the training diverged",
+            )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
@@ -89,14 +95,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as exc:
-        raise CheckpointError(f"checkpoint {path} is truncated or no safetensors file", "download or copy it again") from exc
+        raise CheckpointError(
+            f"checkpoint {path} is truncated or no safetensors file", "download or copy it again"
+        ) from exc
     if text is None:
         return state, None
     try:
         return state, CheckpointMetadata.model_validate(json.loads(text))
     except (ValidationError, ValueError) as exc:
-        raise CheckpointError(f"checkpoint {path} has metadata that this version does not understand",
-                              "write it again with this version's 'dnexport train'") from exc  # fmt: skip
+        raise CheckpointError(
+            f"checkpoint {path} has metadata that this version does not understand",
+            "write it again with this version's 'dnexport train'",
+        ) from exc
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -104,11 +114,17 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         if "Weights only load failed" in str(exc) and "Unsupported" in str(exc):
-            raise CheckpointError(f"checkpoint {path} is a pickle that would run code when loaded, and is refused",
-                                  "save its state_dict() with torch.save and give that") from exc  # fmt: skip
-        raise CheckpointError(f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again") from exc
+            raise CheckpointError(
+                f"checkpoint {path} is a pickle that would run code when loaded, and is refused",
+                "save its state_dict() with torch.save and give that",
+            ) from exc
+        raise CheckpointError(
+            f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again"
+        ) from exc
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as exc:
-        raise CheckpointError(f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again") from exc
+        raise CheckpointError(
+            f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again"
+        ) from exc
     return _unwrapped(content, path)
 
 
@@ -120,7 +136,11 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    held = f"the keys {_first(sorted(map(str, content)))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    held = (
+        f"the keys {_first(sorted(map(str, content)))}"
+        if isinstance(content, Mapping)
+        else f"a {type(content).__name__}"
+    )
     raise CheckpointError(f"checkpoint {path} holds {held}, not a state dict", "save model.state_dict() and give that")
 
 

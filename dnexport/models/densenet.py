@@ -36,10 +36,11 @@ class DenseLayer(nn.Module):
         self.dropout = nn.Dropout(arch.dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        x = self.conv1(self.relu(self.norm1(torch.cat(features, 1))))
+        x: Tensor = self.conv1(self.relu(self.norm1(torch.cat(features, 1))))
         if self.bottleneck:
             x = self.conv2(self.relu(self.norm2(x)))
-        return self.dropout(x)
+        new: Tensor = self.dropout(x)
+        return new
 
 
 class DenseBlock(nn.Module):
@@ -115,4 +116,5 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = torch.relu(self.features(x))
-        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+        return logits

@@ -69,14 +69,17 @@ def compare_graphs(before: Path, after: Path, images: InputBatch) -> None:
 def graph_logits(path: Path, images: InputBatch) -> Logits:
     """Logits of a graph on ONNX Runtime's CPU provider."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run([OUTPUT], {INPUT: images})[0]
+    logits: Logits = session.run([OUTPUT], {INPUT: images})[0]
+    return logits
 
 
 def _check(what: str, logits: Logits, other: str, reference: Logits) -> None:
     error, scale = float(np.abs(logits - reference).max()), float(np.abs(reference).max())
     if not error <= TOLERANCE * scale:
-        raise ParityFailed(f"{what} differs from {other} by {error:.3g} where the largest logit is {scale:.3g}",
-                           "report this with the arch; nothing was written")  # fmt: skip
+        raise ParityFailed(
+            f"{what} differs from {other} by {error:.3g} where the largest logit is {scale:.3g}",
+            "report this with the arch; nothing was written",
+        )
 
 
 @contextlib.contextmanager

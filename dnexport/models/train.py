@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -83,28 +84,43 @@ def train(
 
 
 def _fit(
-    fabric: Fabric, module: DenseNet, images: ImageSet, preprocess: Preprocess, recipe: TrainingRecipe, progress: Progress
+    fabric: Fabric,
+    module: DenseNet,
+    images: ImageSet,
+    preprocess: Preprocess,
+    recipe: TrainingRecipe,
+    progress: Progress,
 ) -> nn.Module:
     x = torch.from_numpy(input_from_pixels(images.pixels(preprocess), preprocess))
     y = torch.tensor(images.labels)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.SGD(
-        module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        module.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
     )
     # A last batch of one image would have no batch statistics; the rest is dropped and meets the next epoch's order.
     steps = len(x) // recipe.batch
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.2)
-    wrapped, fabric_optimizer = fabric.setup(module.to(memory_format=torch.channels_last), optimizer)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.2
+    )
+    wrapped, fabric_optimizer = fabric.setup(module.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     wrapped.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(x), generator=generator)
         for step in range(steps):
             chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-            batch = fabric.to_device(_augmented(x[chosen], recipe, generator).contiguous(memory_format=torch.channels_last))
+            batch = fabric.to_device(
+                _augmented(x[chosen], recipe, generator).contiguous(memory_format=torch.channels_last)
+            )
             loss = criterion(wrapped(batch), fabric.to_device(y[chosen]))
             if not torch.isfinite(loss):
-                raise BuildFailed(f"the loss is not finite in epoch {epoch + 1}, step {step + 1}", "lower --learning-rate")
+                raise BuildFailed(
+                    f"the loss is not finite in epoch {epoch + 1}, step {step + 1}", "lower --learning-rate"
+                )
             fabric_optimizer.zero_grad()
             fabric.backward(loss)
             fabric_optimizer.step()
@@ -122,7 +138,9 @@ def _augmented(x: Tensor, recipe: TrainingRecipe, generator: torch.Generator) ->
         height, width = x.shape[2:]
         padded = nn.functional.pad(x, (recipe.shift,) * 4, mode="replicate")
         offsets = torch.randint(0, 2 * recipe.shift + 1, (len(x), 2), generator=generator).tolist()
-        x = torch.stack([p[:, top : top + height, left : left + width] for p, (top, left) in zip(padded, offsets, strict=True)])
+        x = torch.stack(
+            [p[:, top : top + height, left : left + width] for p, (top, left) in zip(padded, offsets, strict=True)]
+        )
     return x
 
 
@@ -138,8 +156,8 @@ def _top1(fabric: Fabric, module: nn.Module, images: ImageSet, preprocess: Prepr
     return right / done
 
 
-def _precision(recipe: TrainingRecipe) -> str:
+def _precision(recipe: TrainingRecipe) -> Literal["bf16-mixed", "32-true"]:
     if recipe.precision == "auto":
         fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return "bf16-mixed" if fast else "32-true"
-    return {"fp32": "32-true", "bf16": "bf16-mixed"}[recipe.precision]
+    return "bf16-mixed" if recipe.precision == "bf16" else "32-true"

@@ -60,17 +60,21 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
         raise UsageError(f"bundles {bundles[0].path} and {odd.path} hold different networks", "report on each alone")
     reports = [Column(bundle, report) for bundle in bundles for report in bundle.reports.values()]
     engines = [column for column in reports if column.report.status == "validated"]
-    return _environment().get_template("page.html.j2").render(
-        manifest=first,
-        bundles=bundles,
-        engines=engines,
-        others=[column for column in reports if column.report.status != "validated"],
-        warnings=list(dict.fromkeys(w for bundle in bundles for w in bundle.manifest.warnings)),
-        notes=_notes(engines),
-        plot=_plot(engines),
-        command=f"dnexport report {shlex.join(paths)}",
-        verdict=[_verdict(column) for column in engines],
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            manifest=first,
+            bundles=bundles,
+            engines=engines,
+            others=[column for column in reports if column.report.status != "validated"],
+            warnings=list(dict.fromkeys(w for bundle in bundles for w in bundle.manifest.warnings)),
+            notes=_notes(engines),
+            plot=_plot(engines),
+            command=f"dnexport report {shlex.join(paths)}",
+            verdict=[_verdict(column) for column in engines],
+        )
+    )
 
 
 def _verdict(column: Column) -> str:
@@ -78,9 +82,12 @@ def _verdict(column: Column) -> str:
     parts = []
     if accuracy and accuracy.top1 is not None and accuracy.reference_top1 is not None:
         changed = (accuracy.lost or 0) + (accuracy.gained or 0)
-        parts.append(f"{accuracy.top1:.2%} top-1 against PyTorch's {accuracy.reference_top1:.2%}"
-                     f" ({accuracy.lost} lost, {accuracy.gained} gained of {accuracy.labelled})" if changed else
-                     f"{accuracy.top1:.2%} top-1, every one of {accuracy.labelled} answers right or wrong as in PyTorch")  # fmt: skip
+        parts.append(
+            f"{accuracy.top1:.2%} top-1 against PyTorch's {accuracy.reference_top1:.2%}"
+            f" ({accuracy.lost} lost, {accuracy.gained} gained of {accuracy.labelled})"
+            if changed
+            else f"{accuracy.top1:.2%} top-1, every one of {accuracy.labelled} answers right or wrong as in PyTorch"
+        )
     elif accuracy:
         parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
     if benchmark and benchmark.over_best:
@@ -102,7 +109,9 @@ def _plot(engines: Sequence[Column]) -> str | None:
         if benchmark is None:
             continue
         run = f" (run of {column.precision})" if len(engines) > 1 else ""
-        rows += [Distribution(f"PyTorch {r.form}{run}", "reference", r.latency.samples_ms) for r in benchmark.references]
+        rows += [
+            Distribution(f"PyTorch {r.form}{run}", "reference", r.latency.samples_ms) for r in benchmark.references
+        ]
         label = f"{column.precision.upper()} on {column.report.target}"
         rows.append(Distribution(label, column.precision, benchmark.latency.samples_ms))
     return latency_plot(rows) if rows else None
@@ -112,7 +121,9 @@ def _notes(engines: Sequence[Column]) -> list[str]:
     benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
     notes = list(dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes))
     if len({_eager_ms(b) for b in benchmarks}) > 1:
-        notes.append("each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds")
+        notes.append(
+            "each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds"
+        )
     return notes
 
 

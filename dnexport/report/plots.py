@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,7 @@ class Distribution:
 
 def latency_plot(rows: Sequence[Distribution]) -> str:
     """Every query as a dot, the median as a bar, on a logarithmic axis of milliseconds."""
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "dnexport", "font.family": "sans-serif", "font.size": 11}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "dnexport", "font.family": "sans-serif", "font.size": 11}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.6, 0.62 * len(rows) + 0.9), layout="constrained")
         FigureCanvasSVG(figure)
@@ -42,9 +43,13 @@ def latency_plot(rows: Sequence[Distribution]) -> str:
             colour = _COLOURS[row.kind]
             samples = np.asarray(row.samples_ms)
             shown = samples if len(samples) <= 600 else generator.choice(samples, 600, replace=False)
-            axes.scatter(shown, height + generator.uniform(-0.22, 0.22, len(shown)), s=9, alpha=0.35, color=colour, linewidths=0)
+            axes.scatter(
+                shown, height + generator.uniform(-0.22, 0.22, len(shown)), s=9, alpha=0.35, color=colour, linewidths=0
+            )
             middle = float(np.median(samples))
-            axes.plot([middle, middle], [height - 0.34, height + 0.34], color=colour, linewidth=2.6, solid_capstyle="butt")
+            axes.plot(
+                [middle, middle], [height - 0.34, height + 0.34], color=colour, linewidth=2.6, solid_capstyle="butt"
+            )
             axes.annotate(f"{middle:.2f}", (middle, height + 0.36), ha="center", va="bottom", color=_INK, fontsize=9.5)
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
@@ -73,7 +78,9 @@ def _plain_axis(axes: "matplotlib.axes.Axes", rows: Sequence[Distribution]) -> N
 def _themed(svg: str) -> str:
     """The drawing without its XML preamble, with CSS variables for colours and a size that scales."""
     svg = svg[svg.index("<svg") :]
-    variables = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--{kind})" for kind, colour in _COLOURS.items()}
+    variables = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {
+        colour: f"var(--{kind})" for kind, colour in _COLOURS.items()
+    }
     for colour, variable in variables.items():
         svg = svg.replace(colour, variable)
     head, _, body = svg.partition(">")

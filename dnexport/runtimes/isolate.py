@@ -126,7 +126,9 @@ class Worker:
         self._stderr.seek(0)
         lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower() or "[E]" in line]
-        return f"its last words: {(errors or lines)[-1][:300]}" if lines else "it printed nothing; see 'dnexport doctor'"
+        return (
+            f"its last words: {(errors or lines)[-1][:300]}" if lines else "it printed nothing; see 'dnexport doctor'"
+        )
 
     def _read_answers(self) -> None:
         assert self._process.stdout is not None

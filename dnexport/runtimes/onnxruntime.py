@@ -50,15 +50,19 @@ class OnnxRuntime:
         if target.device == "cuda":
             usable = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
             reason = version if usable else f"{version} has no CUDA provider"
-            return Availability(usable, reason, "" if usable else "pip install 'dnexport[gpu]' in an environment of its own")
+            return Availability(
+                usable, reason, "" if usable else "pip install 'dnexport[gpu]' in an environment of its own"
+            )
         if target.runtime == "openvino":
             return _openvino_availability(version)
         return Availability(True, version)
 
     def execution(self, precision: Precision, target: Target) -> Execution:
-        """FP32 in f32; FP16 in f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32; INT8 over an f32 body."""
+        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32; INT8 has an f32 body on a CPU."""
         if target.device == "cuda":
-            return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[precision]
+            return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
+                precision
+            ]
         if precision is Precision.INT8:
             return Execution.INT8_F32
         if precision is Precision.FP16 and target.runtime == "openvino" and "BF16" in _openvino_capabilities():
@@ -114,14 +118,18 @@ class OnnxRuntimeSession:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def __call__(self, images: InputBatch) -> Logits:
-        return self._session.run([self._output], {self._input: images})[0]
+        """Run one batch."""
+        logits: Logits = self._session.run([self._output], {self._input: images})[0]
+        return logits
 
     def executed(self) -> Executed:
         """The types of the convolution kernels that one profiled query ran."""
         kernels = _kernels_of_one_query(self._engine, self._target, self._options, self.input_shape)
         convolutions = Counter(kind for operator, kind in kernels if operator == "convolution")
         if not convolutions:
-            raise BuildFailed(f"{self._target} reports no convolution kernels for {self._engine}", "see 'dnexport doctor'")
+            raise BuildFailed(
+                f"{self._target} reports no convolution kernels for {self._engine}", "see 'dnexport doctor'"
+            )
         body = Counter(kind for operator, kind in kernels if operator == "body").most_common(1)
         total = sum(convolutions.values())
         most = convolutions.most_common(1)[0][0]
@@ -201,7 +209,9 @@ def _openvino_device() -> "onnxruntime.OrtEpDevice":
 
     if not any(device.ep_name == _OPENVINO for device in onnxruntime.get_ep_devices()):
         onnxruntime.register_execution_provider_library(_OPENVINO, onnxruntime_ep_openvino.get_library_path())
-    devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == _OPENVINO and d.ep_metadata.get("ov_device") == "CPU"]
+    devices = [
+        d for d in onnxruntime.get_ep_devices() if d.ep_name == _OPENVINO and d.ep_metadata.get("ov_device") == "CPU"
+    ]
     if not devices:
         raise TargetUnavailable("OpenVINO finds no CPU it supports", "use --target onnxruntime:cpu")
     return devices[0]
@@ -219,4 +229,6 @@ def _openvino_availability(version: str) -> Availability:
     except TargetUnavailable as exc:
         return Availability(False, exc.message, exc.remedy)
     plugin = device.ep_metadata.get("version", "?").partition("+")[0]
-    return Availability(True, f"{version}, OpenVINO plug-in {plugin}, {device.ep_metadata.get('FULL_DEVICE_NAME', 'CPU')}")
+    return Availability(
+        True, f"{version}, OpenVINO plug-in {plugin}, {device.ep_metadata.get('FULL_DEVICE_NAME', 'CPU')}"
+    )

@@ -34,21 +34,29 @@ class TensorRT:
         if importlib.util.find_spec("polygraphy") is None:
             return Availability(False, "polygraphy is not installed", "pip install polygraphy")
         if target.runtime == "tensorrt" and not gpu_names():
-            return Availability(False, "no NVIDIA GPU is here, and TensorRT builds for the GPU it finds",
-                                "run 'dnexport build' on the machine with the GPU")  # fmt: skip
+            return Availability(
+                False,
+                "no NVIDIA GPU is here, and TensorRT builds for the GPU it finds",
+                "run 'dnexport build' on the machine with the GPU",
+            )
         return Availability(True, f"{module} {_version(module)}")
 
     def runs(self, target: Target) -> Availability:
         """Running needs a GPU, and is not part of this version."""
         if not gpu_names():
             return Availability(False, "no NVIDIA GPU is here", "copy the bundle to the machine with the GPU")
-        return Availability(False, f"this version of dnexport builds {target.runtime} plans but does not run them",
-                            "run the plan with trtexec --loadEngine")  # fmt: skip
+        return Availability(
+            False,
+            f"this version of dnexport builds {target.runtime} plans but does not run them",
+            "run the plan with trtexec --loadEngine",
+        )
 
     def execution(self, precision: Precision, target: Target) -> Execution:
         """What the typed graph says."""
         del target
-        return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[precision]
+        return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
+            precision
+        ]
 
     def environment(self, target: Target) -> dict[str, str]:
         """Polygraphy's switch between the two libraries."""
@@ -91,7 +99,9 @@ def gpu_names() -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    listing = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    listing = subprocess.run(
+        [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
     return [line.strip() for line in listing.stdout.splitlines() if line.strip()] if listing.returncode == 0 else []
 
 
@@ -118,7 +128,9 @@ def _config(backend: Any, builder: Any, network: Any, target: Target, profile: P
     unknown = [name for name in names if not hasattr(trt.ComputeCapability, name.upper())]
     if unknown:
         known = ", ".join(sorted(k.lower() for k in trt.ComputeCapability.__members__ if k.startswith("SM")))
-        raise TargetUnavailable(f"TensorRT for RTX {trt.__version__} does not build for {unknown[0]}", f"it builds for {known}")
+        raise TargetUnavailable(
+            f"TensorRT for RTX {trt.__version__} does not build for {unknown[0]}", f"it builds for {known}"
+        )
     capabilities = [divmod(int(name.removeprefix("sm")), 10) for name in names]
     return CreateConfigRTX(compute_capabilities=capabilities, profiles=profiles)(builder, network)
 
@@ -126,12 +138,16 @@ def _config(backend: Any, builder: Any, network: Any, target: Target, profile: P
 def _typed_convolutions(network: Any, precision: Precision) -> str:
     """Refuse a network whose convolutions are not typed as asked: an FP32 graph builds an FP32 engine silently."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    types = [str(layer.get_input(0).dtype).rpartition(".")[2] for layer in layers if str(layer.type).endswith("CONVOLUTION")]
+    types = [
+        str(layer.get_input(0).dtype).rpartition(".")[2] for layer in layers if str(layer.type).endswith("CONVOLUTION")
+    ]
     wanted = "FLOAT" if precision is Precision.FP32 else "HALF"
     right = types.count(wanted)
     if right < len(types) or not types:
-        raise BuildFailed(f"{len(types) - right} of {len(types)} convolutions of the parsed network are not {wanted}",
-                          "the graph was not lowered for this target; build it again with dnexport")  # fmt: skip
+        raise BuildFailed(
+            f"{len(types) - right} of {len(types)} convolutions of the parsed network are not {wanted}",
+            "the graph was not lowered for this target; build it again with dnexport",
+        )
     proof = f"all {len(types)} convolutions are typed {wanted} in the parsed network"
     if precision is Precision.INT8:
         quantizers = sum(str(layer.type).endswith(".QUANTIZE") for layer in layers)

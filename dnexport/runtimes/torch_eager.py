@@ -31,7 +31,9 @@ class Torch:
     def builds(self, target: Target) -> Availability:
         """Never: it is the reference."""
         del target
-        return Availability(False, "torch is the reference that engines are compared with, not an engine", "name another target")
+        return Availability(
+            False, "torch is the reference that engines are compared with, not an engine", "name another target"
+        )
 
     def runs(self, target: Target) -> Availability:
         """Whether PyTorch is installed."""
@@ -81,13 +83,15 @@ class TorchSession:
         self._torch = torch
         self._dtype = torch.bfloat16 if form.endswith("bf16") else torch.float32
         self._layout = torch.contiguous_format if form == EAGER else torch.channels_last
-        module = module.to(self._dtype).to(memory_format=self._layout)
+        module = module.to(dtype=self._dtype, memory_format=self._layout)  # type: ignore[call-overload]
         self._module = torch.compile(module, options={"freezing": True}) if form.startswith("compiled") else module
 
     def __call__(self, images: InputBatch) -> Logits:
+        """Run one batch."""
         with self._torch.inference_mode():
             x = self._torch.from_numpy(images).to(self._dtype).contiguous(memory_format=self._layout)
-            return self._module(x).float().numpy()
+            logits: Logits = self._module(x).float().numpy()
+        return logits
 
     def executed(self) -> Executed:
         """The type of the parameters."""

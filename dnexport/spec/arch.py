@@ -5,8 +5,9 @@ below is checked against the built module in the tests. Letters are the paper's 
 Convolutional Networks*, CVPR 2017): k growth rate, B bottleneck, θ (theta) compression, C where θ < 1.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -94,11 +95,13 @@ class DenseNetArch(Record):
 
     def same_body(self, other: "DenseNetArch") -> bool:
         """Whether the two differ in nothing but input channels, classes and dropout."""
-        return self == other.model_copy(update={"channels": self.channels, "classes": self.classes, "dropout": self.dropout})
+        return self == other.model_copy(
+            update={"channels": self.channels, "classes": self.classes, "dropout": self.dropout}
+        )
 
     def compressed(self, channels: int) -> int:
         """Channels that a transition keeps."""
-        return int(channels * self.theta)
+        return math.floor(channels * self.theta)
 
     @property
     def features(self) -> int:
@@ -128,7 +131,7 @@ class DenseNetArch(Record):
     def smallest_input(self) -> int:
         """Least height and width for which every layer still has an output pixel."""
         halvings = len(self.blocks) - 1
-        return 2**halvings if self.stem == "cifar" else 4 * 2**halvings - 3
+        return 1 << halvings if self.stem == "cifar" else 4 * (1 << halvings) - 3
 
 
 class NamedArch(NamedTuple):
@@ -138,6 +141,26 @@ class NamedArch(NamedTuple):
     input_size: int
     published_top1_error: float | None
     source: str
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.arch.channels, self.input_size, self.input_size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        return self.arch.macs(self.input_size, self.input_size)
+
+    def document(self) -> dict[str, Any]:
+        """An element of ``archs --json``, but for the name."""
+        return {
+            "parameters": self.arch.parameters,
+            "macs": self.macs,
+            "input": list(self.input),
+            "published_top1_error": self.published_top1_error,
+            "source": self.source,
+        }
 
 
 _TORCHVISION = "torchvision documentation, ImageNet-1k, one 224 crop"

@@ -83,7 +83,7 @@ class Manifest(Record):
         golden: the samples.
         reference: the PyTorch run.
         calibration: INT8 only.
-        targets: directory of each target below ``targets/``, by its string form; its ``report.json`` is a `TargetReport`.
+        targets: directory below ``targets/`` by string form; its ``report.json`` is a `TargetReport`.
         stages: of the build that made the bundle.
         environment: the machine it was made on.
         warnings: as printed by that build.

@@ -104,7 +104,7 @@ class Benchmark(Record):
 
     latency: Latency
     references: tuple[Reference, ...] = ()
-    forms_tried: dict[str, float] = {}
+    forms_tried: dict[str, float] = Field(default_factory=dict)
     over_eager: Ratio | None = None
     over_best: Ratio | None = None
     notes: tuple[str, ...] = ()

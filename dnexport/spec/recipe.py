@@ -5,7 +5,7 @@ A recipe file states only what differs from the defaults. Paths in it are relati
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,8 @@ else:
 
 WEIGHT_WORDS = ("auto", "pretrained", "random")
 DATA_WORDS = ("digits", "synthetic")
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class PreprocessChoice(Record):
@@ -156,7 +158,7 @@ def recipe_from_values(values: dict[str, Any], origin: str) -> Recipe:
     return _validated(Recipe, values, origin)
 
 
-def _validated(record: type[Any], values: dict[str, Any], origin: str) -> Any:
+def _validated(record: type[AnyRecord], values: dict[str, Any], origin: str) -> AnyRecord:
     try:
         return record.model_validate(values)
     except ValidationError as exc:
@@ -166,11 +168,14 @@ def _validated(record: type[Any], values: dict[str, Any], origin: str) -> Any:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return values
     except FileNotFoundError as exc:
         raise RecipeError(f"recipe {path} does not exist", "check the path; engines/ holds examples") from exc
     except OSError as exc:
-        raise RecipeError(f"recipe {path} cannot be read: {(exc.strerror or str(exc)).lower()}", "check the path") from exc
+        raise RecipeError(
+            f"recipe {path} cannot be read: {(exc.strerror or str(exc)).lower()}", "check the path"
+        ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise RecipeError(f"recipe {path} is not TOML: {exc}", "correct that line") from exc
 

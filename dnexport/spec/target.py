@@ -79,16 +79,26 @@ class Target(Record):
 
 def example_targets() -> list[str]:
     """One spelling of each kind of target, for messages and help."""
-    return ["auto", "tensorrt", "tensorrt-rtx", "tensorrt-rtx:sm86+sm89", "onnxruntime:cpu", "onnxruntime:cuda",
-            "openvino:cpu", "torch"]  # fmt: skip
+    return [
+        "auto",
+        "tensorrt",
+        "tensorrt-rtx",
+        "tensorrt-rtx:sm86+sm89",
+        "onnxruntime:cpu",
+        "onnxruntime:cuda",
+        "openvino:cpu",
+        "torch",
+    ]
 
 
 def _capabilities(text: str, detail: str) -> tuple[str, ...]:
     names = detail.split("+") if detail else []
     for name in names:
         if not _CAPABILITY.fullmatch(name):
-            raise UsageError(f"target '{text}' has '{name}' where a compute capability such as sm86 belongs",
-                             "write tensorrt-rtx:sm86+sm89")  # fmt: skip
+            raise UsageError(
+                f"target '{text}' has '{name}' where a compute capability such as sm86 belongs",
+                "write tensorrt-rtx:sm86+sm89",
+            )
     return tuple(sorted(set(names), key=_capability_number))
 
 

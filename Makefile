@@ -1,0 +1,48 @@
+# Two commands: 'make demo' and 'make test'. Each makes .venv, installs and runs; nothing else is needed but Python.
+#
+# On Linux PyPI's PyTorch brings 3 GB of CUDA libraries. Without an NVIDIA GPU say instead
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+BUILT := engines/built
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# PyTorch's and OpenMP's idle threads spin by default and would slow whatever else runs.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test lint format clean
+
+demo: .venv/demo
+	$(BIN)/dnexport train --data digits --arch densenet-bc-40-12 --output $(BUILT)/digits.safetensors
+	$(BIN)/dnexport build engines/digits-fp16.toml
+	$(BIN)/dnexport build engines/digits-int8.toml
+	$(BIN)/dnexport report $(BUILT)/digits-fp16 $(BUILT)/digits-int8 --output $(BUILT)/digits.html
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .venv $(BUILT)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) torch)
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[host,cpu,train]'
+	touch $@
+
+.venv/dev: .venv/demo
+	$(INSTALL) --editable '.[host,cpu,train,dev]'
+	touch $@
