@@ -1,6 +1,6 @@
 """Observers turn batches into ranges, one tensor each, in memory that does not grow with the number of images."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -9,6 +9,7 @@ from dnexport.errors import DataError
 from dnexport.spec.quantization import ObserverName, Range
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Sees the least and greatest value of one tensor for each image of a batch."""
 

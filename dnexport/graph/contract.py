@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx
 import onnx_ir as ir
@@ -36,6 +36,7 @@ class PassResult:
     reasons: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Pass(Protocol):
     """A rewrite of a graph."""
 

@@ -35,6 +35,8 @@ class InsertQdq:
         self.table = table
 
     def __call__(self, model: ir.Model) -> PassResult:
+        if any(node.op_type == "QuantizeLinear" for node in model.graph):
+            raise GraphError("the graph is already quantized", "give the float graph it was made from")
         quantized: dict[str, ir.Value] = {}
         convs = [node for node in model.graph if node.op_type == "Conv"]
         reasons: list[str] = []

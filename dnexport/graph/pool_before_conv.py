@@ -53,6 +53,8 @@ def _swap(graph: ir.Graph, conv: ir.Node, pool: ir.Node) -> None:
     x, between, result = conv.inputs[0], conv.outputs[0], pool.outputs[0]
     assert x is not None
     pooled_shape = result.shape
+    if result.is_graph_output():
+        between.name, result.name = result.name, between.name
     result.replace_all_uses_with(between, replace_graph_outputs=True)
     pool.replace_input_with(0, x)
     conv.replace_input_with(0, result)

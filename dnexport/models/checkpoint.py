@@ -8,6 +8,7 @@ differ from torchvision's only in wrapping (``state_dict``, ``model``), in a pre
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # PyTorch warns of pickle protocols that it may not know; what it does not know it refuses.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         if "Weights only load failed" in str(exc) and "Unsupported" in str(exc):
             raise CheckpointError(

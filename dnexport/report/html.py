@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jinja2
 
@@ -15,6 +15,7 @@ from dnexport.spec.manifest import Manifest
 from dnexport.spec.metrics import Benchmark, Ratio, TargetReport
 
 
+@runtime_checkable
 class Bundle(Protocol):
     """What the page needs of a bundle."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dnexport.data.images import InputBatch
 from dnexport.runtimes.arrays import Logits
@@ -67,6 +67,7 @@ class Compiled:
     proof: str = ""
 
 
+@runtime_checkable
 class Session(Protocol):
     """An engine that is loaded and ready."""
 
@@ -77,6 +78,7 @@ class Session(Protocol):
         """What arithmetic it carries out."""
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """One SDK."""
 

@@ -1,8 +1,9 @@
 """What long work tells whoever watches: the terminal, a log, or nobody."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A listener. Work below the command line never prints; it calls this."""
 

@@ -1,0 +1,5 @@
+"""``python -m dnexport.cli``"""
+
+from dnexport.cli.main import main
+
+main()

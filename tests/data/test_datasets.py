@@ -1,0 +1,128 @@
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dnexport.data.datasets import ImageSet, class_folders, digest_from_pixels, digits, splits_from_source, synthetic
+from dnexport.errors import DataError
+from dnexport.spec.preprocess import DIGITS, IMAGENET
+from tests.conftest import SHARED
+from tests.networks import TINY_PREPROCESS
+
+
+def write_images(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(len(str(folder)))
+    for index in range(count):
+        Image.fromarray(generator.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{index}.png")
+
+
+def numbers(labels: tuple[int, ...]) -> ImageSet:
+    pictures = [np.full((2, 2), index % 256, np.uint8) for index in range(len(labels))]
+    return ImageSet("numbers", pictures, labels, tuple(map(str, range(max(labels) + 1))))
+
+
+def test_digits_are_1797_stratified_80_to_20() -> None:
+    splits = digits()
+    assert (len(splits.train), len(splits.test)) == (1437, 360)
+    share = Counter(splits.test.labels)
+    assert set(share) == set(range(10))
+    assert max(share.values()) - min(share.values()) <= 2
+
+
+def test_digits_parts_share_no_image() -> None:
+    splits = digits()
+    seen = {digest_from_pixels(image) for image in splits.train.pixels(DIGITS)}
+    assert not seen & {digest_from_pixels(image) for image in splits.test.pixels(DIGITS)}
+
+
+def test_train_and_val_folders(tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / part / name, count)
+    splits = splits_from_source(str(tmp_path))
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.labels == (0, 0, 0, 1, 1, 1)
+    assert len(splits.test) == 4
+
+
+def test_a_flat_folder_is_split_by_seed(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 10)
+    first, again, other = (splits_from_source(str(tmp_path), seed=seed) for seed in (0, 0, 1))
+    assert Counter(first.test.labels) == {0: 2, 1: 2}
+    assert first.test.pictures == again.test.pictures
+    assert first.test.pictures != other.test.pictures
+    assert not {str(p) for p in first.train.pictures} & {str(p) for p in first.test.pictures}
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 70), st.integers(0, 5))
+def test_a_draw_is_even_over_the_classes(labels: list[int], count: int, seed: int) -> None:
+    drawn = numbers(tuple(labels)).drawn(count, seed)
+    assert len(drawn) == len(set(drawn)) == min(count, len(labels))
+    available, taken = Counter(labels), Counter(labels[i] for i in drawn)
+    for label, number in available.items():
+        # A class gives less than another only when it has no more.
+        assert taken[label] == number or taken[label] >= max(taken.values()) - 1
+
+
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=60), st.integers(0, 5))
+def test_a_split_is_disjoint_and_complete(labels: list[int], seed: int) -> None:
+    whole = numbers(tuple(labels))
+    first, second = whole.split(0.2, seed)
+    assert Counter(first.labels) + Counter(second.labels) == Counter(labels)
+
+
+def test_synthetic_images_differ_and_repeat() -> None:
+    one, two = (
+        synthetic(3, TINY_PREPROCESS, 0).pixels(TINY_PREPROCESS),
+        synthetic(3, TINY_PREPROCESS, 0).pixels(TINY_PREPROCESS),
+    )
+    np.testing.assert_array_equal(one, two)
+    assert (one[0] != one[1]).any()
+
+
+def test_undecodable_images_are_counted_and_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 3)
+    write_images(tmp_path / "dog", 2)
+    (tmp_path / "cat" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 image of 5 cannot be decoded: .*cat/1\.png; remove them"):
+        class_folders(tmp_path).pixels(TINY_PREPROCESS)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "has no class folders; put the images of each class into a folder of its own"),
+        (["cat"], "has no images in class 'cat'"),
+    ],
+)
+def test_folders_without_images_are_refused(tmp_path: Path, made: list[str], message: str) -> None:
+    for name in made:
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=message):
+        class_folders(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist; give a folder with one folder of images per class"):
+        splits_from_source(str(tmp_path / "none"))
+
+
+def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "train" / "cat", 1)
+    write_images(tmp_path / "val" / "dog", 1)
+    with pytest.raises(DataError, match="differ in the classes cat, dog"):
+        splits_from_source(str(tmp_path))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data beside this checkout")
+def test_real_imagenet_jpegs_decode(tmp_path: Path) -> None:
+    with tarfile.open(SHARED / "data" / "imagenet-sample-100.tar") as archive:
+        archive.extractall(tmp_path / "all", filter="data")
+    assert class_folders(tmp_path).pixels(IMAGENET).shape == (100, 224, 224, 3)

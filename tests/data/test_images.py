@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dnexport.data.images import input_from_pixels, pixels_from_file, pixels_from_image
+from dnexport.errors import DataError
+from dnexport.spec.preprocess import IMAGENET, Preprocess
+
+SMALL = Preprocess(input_size=(8, 8), resize=None)
+
+
+def picture(mode: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    generator = np.random.default_rng(0)
+    base = Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 257)
+    return base.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "CMYK", "P", "1", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    pixels = pixels_from_image(picture(mode), IMAGENET)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    grey = pixels_from_image(picture("I;16"), SMALL).astype(int)
+    assert np.abs(grey - pixels_from_image(picture("L"), SMALL).astype(int)).max() <= 1
+
+
+@given(st.integers(30, 400), st.integers(30, 400))
+def test_geometry_is_torchvisions(width: int, height: int) -> None:
+    """Resize(256) truncates the longer side; CenterCrop rounds half to even."""
+    image = picture("RGB", (width, height))
+    short, long = sorted((width, height))
+    new_long = int(256 * long / short)
+    size = (256, new_long) if width <= height else (new_long, 256)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    top, left = round((size[1] - 224) / 2.0), round((size[0] - 224) / 2.0)
+    expected = np.asarray(resized)[top : top + 224, left : left + 224]
+    np.testing.assert_array_equal(pixels_from_image(image, IMAGENET), expected)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    upright = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: turn right by 90 degrees to see it
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(pixels_from_file(tmp_path / "turned.png", SMALL), np.asarray(upright))
+
+
+def test_bgr_reverses_the_planes() -> None:
+    rgb = pixels_from_image(picture("RGB"), SMALL)
+    bgr = pixels_from_image(picture("RGB"), SMALL.model_copy(update={"channels": "bgr"}))
+    np.testing.assert_array_equal(bgr, rgb[:, :, ::-1])
+
+
+def test_arithmetic() -> None:
+    pixels = np.full((1, 8, 8, 3), 255, np.uint8)
+    x = input_from_pixels(pixels, SMALL)
+    assert x.shape == (1, 3, 8, 8)
+    np.testing.assert_allclose(x[0, :, 0, 0], (1 - np.array(SMALL.mean)) / np.array(SMALL.std), rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0 half a jpeg"])
+def test_an_undecodable_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be decoded; remove it"):
+        pixels_from_file(path, SMALL)
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    picture("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        pixels_from_file(path, SMALL)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        pixels_from_file(tmp_path / "none.jpg", SMALL)

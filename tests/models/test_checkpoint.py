@@ -1,0 +1,153 @@
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dnexport.errors import CheckpointError
+from dnexport.models.checkpoint import METADATA_KEY, state_from_file
+from dnexport.models.densenet import DenseNet
+from dnexport.models.zoo import arch_from_file, module_from_file, module_from_seed
+from dnexport.spec.arch import NAMED, named_arch
+from tests.networks import TINY
+
+NAME = "densenet-bc-40-12"
+
+
+class Hostile:
+    """Its pickle calls a function when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return print, ("code ran",)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return module_from_seed(NAMED[NAME].arch, (32, 32), 0).state_dict()
+
+
+def equal(module: torch.nn.Module, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[key]) for key, value in module.state_dict().items() if "num_batches" not in key)
+
+
+def dotted(key: str) -> str:
+    """torchvision's names of 2017: denselayer1.norm.1.weight."""
+    return re.sub(r"(norm|conv)([12])(?=[.])", r"\1.\2", key)
+
+
+@pytest.mark.parametrize(
+    "dressed",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {f"module.{dotted(k)}": v for k, v in s.items() if "num_batches" not in k},
+    ],
+    ids=["plain", "wrapped", "data-parallel", "2017"],
+)
+def test_layouts_load_to_equal_weights(
+    tmp_path: Path, state: dict[str, Tensor], dressed: Callable[..., object]
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(dressed(state), path)
+    arch, metadata = arch_from_file(path, NAME)
+    assert metadata is None
+    assert equal(module_from_file(path, arch), state)
+
+
+def test_classes_and_channels_are_the_checkpoints(tmp_path: Path) -> None:
+    arch = named_arch(NAME).arch.model_copy(update={"classes": 14, "channels": 1})
+    torch.save(module_from_seed(arch, (32, 32), 0).state_dict(), tmp_path / "w.pth")
+    assert arch_from_file(tmp_path / "w.pth", NAME)[0] == arch
+
+
+def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda s: {k: v for k, v in s.items() if k != key}
+
+
+def with_value(key: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda s: {**s, key: change(s[key])}
+
+
+CONV = "features.denseblock1.denselayer1.conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(CONV), f"lacks {CONV}; name the --arch"),
+        (lambda s: {**s, "extra.weight": s[CONV]}, "has extra.weight that the arch does not; name the --arch"),
+        (with_value(CONV, lambda w: w[:, :5]), f"has {CONV} of [48, 5, 1, 1], the arch wants [48, 24, 1, 1]"),
+        (with_value(CONV, lambda w: w * float("nan")), f"has 1152 values in {CONV} that are not finite"),
+        (with_value(CONV, lambda w: w.to(torch.int8)), f"has {CONV} of type torch.int8, not of a floating-point type"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_difference(
+    tmp_path: Path, state: dict[str, Tensor], change: Callable[..., dict[str, Tensor]], message: str
+) -> None:
+    torch.save(change(state), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        arch_from_file(tmp_path / "w.pth", NAME)
+
+
+def test_a_checkpoint_of_another_arch_shows_keys(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"lacks features\.denseblock1\.denselayer10.*more keys"):
+        arch_from_file(tmp_path / "w.pth", "densenet-bc-100-12")
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "hostile.pth").open("wb") as file:
+        pickle.dump({"state_dict": Hostile()}, file)
+    torch.save({"state_dict": Hostile()}, tmp_path / "hostile2.pth")
+    for name in ("hostile.pth", "hostile2.pth"):
+        with pytest.raises(
+            CheckpointError, match=r"is a pickle that would run code when loaded, and is refused; save its state_dict"
+        ):
+            state_from_file(tmp_path / name)
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.98])
+def test_a_truncated_file_is_named(tmp_path: Path, state: dict[str, Tensor], suffix: str, share: float) -> None:
+    path = tmp_path / f"w{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match="is truncated or no"):
+        state_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"weights": 3}, "holds the keys weights, not a state dict"), ([1, 2], "holds a list, not a state dict")],
+)
+def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=message):
+        state_from_file(tmp_path / "w.pth")
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not exist; give a \.pt"):
+        state_from_file(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="is a directory"):
+        state_from_file(tmp_path)
+
+
+def test_a_nameless_checkpoint_asks_for_the_arch(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="does not say which arch it is of; name it with --arch"):
+        arch_from_file(tmp_path / "w.pth", None)
+
+
+def test_metadata_of_another_version_is_refused(tmp_path: Path) -> None:
+    save_file(DenseNet(TINY).state_dict(), tmp_path / "w.safetensors", metadata={METADATA_KEY: json.dumps({"arch": 1})})
+    with pytest.raises(CheckpointError, match="metadata that this version does not understand"):
+        state_from_file(tmp_path / "w.safetensors")
