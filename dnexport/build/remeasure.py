@@ -11,7 +11,7 @@ import numpy as np
 from dnexport.build.network import ModuleFactory, Network, Source
 from dnexport.bundle.verify import Bundle
 from dnexport.data.datasets import splits_from_source
-from dnexport.data.images import InputBatch, input_from_pixels
+from dnexport.data.images import InputPart, input_from_pixels
 from dnexport.deploy.bench import Engine, measure_engines
 from dnexport.deploy.predict import runnable_target
 from dnexport.deploy.validate import Samples, Validated, validate_engine
@@ -112,7 +112,7 @@ def _samples_from_data(bundle: Bundle, data: str) -> Samples:
             "give the data that it was trained on",
         )
 
-    def batches() -> Iterator[InputBatch]:
+    def batches() -> Iterator[InputPart]:
         for pixels in test.batches(manifest.preprocess, 64):
             yield input_from_pixels(pixels, manifest.preprocess)
 

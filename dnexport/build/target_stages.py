@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from dnexport.build.host_stages import GOLDEN, MODEL, Context
 from dnexport.build.stages import stage_key
-from dnexport.data.images import InputBatch, input_from_pixels
+from dnexport.data.images import InputPart, input_from_pixels
 from dnexport.deploy.compile import compile_target
 from dnexport.deploy.targets import Chosen
 from dnexport.deploy.validate import Samples, Validated, engine_logits, validate_engine
@@ -81,7 +81,7 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
 def samples_from_test(context: Context, referenced: Path) -> Samples:
     """The whole test set, decoded anew on each pass."""
 
-    def batches() -> Iterator[InputBatch]:
+    def batches() -> Iterator[InputPart]:
         for pixels in context.data.test.batches(context.network.preprocess, 64):
             yield input_from_pixels(pixels, context.network.preprocess)
 

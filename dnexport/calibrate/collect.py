@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from dnexport.calibrate.observers import observer
-from dnexport.data.images import InputBatch
+from dnexport.data.images import InputPart
 from dnexport.errors import GraphError
 from dnexport.graph.contract import INPUT
 from dnexport.graph.values import add_initializer
@@ -22,7 +22,7 @@ from dnexport.spec.quantization import ObserverName, Range
 def ranges_from_batches(
     model: ir.Model,
     tensors: Sequence[str],
-    batches: Iterable[InputBatch],
+    batches: Iterable[InputPart],
     name: ObserverName,
     tick: Callable[[int], None],
 ) -> dict[str, Range]:

@@ -23,6 +23,8 @@ _FILTERS = {
 Pixels = UInt8[np.ndarray, "height width channels"]
 PixelBatch = UInt8[np.ndarray, "batch height width channels"]
 InputBatch = Float32[np.ndarray, "batch channels height width"]
+# One of several batches, which need not be of one size.
+InputPart = Float32[np.ndarray, "_ channels height width"]
 
 
 def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dnexport.data.images import InputBatch
+from dnexport.data.images import InputPart
 from dnexport.deploy.compile import probe_worker, session_options
 from dnexport.errors import ParityFailed
 from dnexport.measure.accuracy import accuracy_from_logits, snr_db
 from dnexport.measure.latency import Probe
-from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.registry import open_session
 from dnexport.spec.metrics import Accuracy, CrossCheck
@@ -48,7 +48,7 @@ class Samples:
         batch: images a query.
     """
 
-    batches: Callable[[], Iterable[InputBatch]]
+    batches: Callable[[], Iterable[InputPart]]
     count: int
     reference: Logits
     labels: np.ndarray
@@ -99,7 +99,7 @@ def engine_logits(
     with probe_worker(f"running {target}", target, options.threads) as worker:
         worker.create(Probe, functools.partial(open_session, engine, target, options), np.empty((0,), np.float32))
         executed: Executed = worker.method("executed")
-        parts: list[Logits] = []
+        parts: list[LogitsPart] = []
         done = 0
         for images in samples.batches():
             parts += worker.method("logits", images, samples.batch)

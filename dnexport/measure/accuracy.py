@@ -3,11 +3,11 @@
 import numpy as np
 
 from dnexport.errors import DataError
-from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.spec.metrics import Accuracy
 
 
-def accuracy_from_logits(reference: Logits, logits: Logits, labels: np.ndarray) -> Accuracy:
+def accuracy_from_logits(reference: Logits, logits: LogitsPart, labels: np.ndarray) -> Accuracy:
     """Compare an engine with the reference on the same samples.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dnexport.data.images import InputBatch
 from dnexport.measure.statistics import median, median_interval, percentile
-from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.arrays import LogitsPart
 from dnexport.runtimes.contract import Executed, Session
 from dnexport.runtimes.isolate import Worker
 from dnexport.spec.metrics import Latency, Ratio
@@ -39,7 +39,7 @@ class Probe:
         """What arithmetic the session carries out."""
         return self._session.executed()
 
-    def logits(self, images: InputBatch, batch: int) -> list[Logits]:
+    def logits(self, images: InputBatch, batch: int) -> list[LogitsPart]:
         """Answers for all images, ``batch`` at a time, the last query smaller."""
         return [self._session(images[start : start + batch]) for start in range(0, len(images), batch)]
 

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float32
 
 Logits = Float32[np.ndarray, "batch classes"]
+# Logits of one of several batches, which need not be of one size.
+LogitsPart = Float32[np.ndarray, "_ classes"]
 
 
 def available_threads() -> int:

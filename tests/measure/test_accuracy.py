@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from dnexport.errors import DataError
+from dnexport.measure.accuracy import accuracy_from_logits, snr_db
+
+
+def logits(count: int = 200, classes: int = 10, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, classes)).astype(np.float32)
+
+
+@pytest.mark.parametrize("db", [10.0, 20.0, 40.0])
+def test_snr_of_a_known_noise(db: float) -> None:
+    signal, noise = logits(4000), logits(4000, seed=1)
+    assert snr_db(signal, signal + noise * np.float32(10 ** (-db / 20))) == pytest.approx(db, abs=0.2)
+
+
+def test_what_all_images_share_is_no_signal() -> None:
+    signal, noise = logits(), logits(seed=1) * np.float32(0.1)
+    shared = np.linspace(0, 100, 10, dtype=np.float32)
+    assert snr_db(signal + shared, signal + shared + noise) == pytest.approx(snr_db(signal, signal + noise), abs=0.1)
+
+
+def test_equal_logits_are_exact_and_a_constant_reference_has_no_signal() -> None:
+    assert snr_db(logits(), logits()) is None
+    assert snr_db(np.ones((4, 3), np.float32), logits(4, 3)) == 0
+
+
+def test_counts() -> None:
+    reference = np.eye(4, dtype=np.float32)
+    answers = reference.copy()
+    answers[0] = [0, 1, 0, 0]  # was right
+    labels = np.array([0, 1, 3, -1])
+    answers[2] = [0, 0, 0, 1]  # was wrong
+    found = accuracy_from_logits(reference, answers, labels)
+    assert (found.samples, found.labelled) == (4, 3)
+    assert (found.top1, found.reference_top1) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (found.lost, found.gained) == (1, 1)
+    assert found.agreement == 0.5
+    assert found.max_abs_error == 1
+    assert found.top5 == 1
+
+
+def test_without_labels_the_label_metrics_are_null() -> None:
+    found = accuracy_from_logits(logits(), logits(seed=1), np.full(200, -1))
+    assert (found.top1, found.top5, found.reference_top1, found.lost, found.gained) == (None,) * 5
+
+
+def test_a_label_that_no_logit_favours_is_not_in_the_top_five() -> None:
+    reference = np.tile(np.arange(10, dtype=np.float32), (3, 1))
+    assert accuracy_from_logits(reference, reference, np.array([9, 5, 4])).top5 == pytest.approx(2 / 3)
+
+
+def test_nan_and_other_shapes_are_refused() -> None:
+    broken = logits()
+    broken[3, 2] = np.nan
+    with pytest.raises(DataError, match="1 of 200 samples have logits that are not finite"):
+        accuracy_from_logits(logits(), broken, np.zeros(200, np.int64))
+    with pytest.raises(DataError, match="are compared with"):
+        accuracy_from_logits(logits(), logits(100), np.zeros(200, np.int64))

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnexport.data.images import input_from_pixels
+from dnexport.errors import BuildFailed, TargetUnavailable
+from dnexport.measure.accuracy import snr_db
+from dnexport.models.export import graph_logits
+from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.profile import Profile
+from dnexport.spec.target import Target
+from tests.networks import TINY_PREPROCESS, tiny_pixels
+
+LOCAL = ["onnxruntime:cpu", "openvino:cpu"]
+
+
+def images(count: int = 6) -> np.ndarray:
+    return input_from_pixels(tiny_pixels(count, seed=5), TINY_PREPROCESS)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_fp32_is_executed_as_f32(name: str, tiny_graph: Path, tmp_path: Path) -> None:
+    target = Target.parse(name)
+    compiled = OnnxRuntime().compile(tiny_graph, tmp_path, target, Profile(), Precision.FP32)
+    session = OnnxRuntime().load(compiled.engine, target, SessionOptions(Execution.F32, 2))
+    snr = snr_db(graph_logits(tiny_graph, images()), session(images()))
+    assert snr is None or snr > 90
+    executed = session.executed()
+    assert executed.execution is Execution.F32
+    assert executed.shares == {"f32": 1.0}
+    assert "types of the" in executed.proof
+
+
+def test_a_hint_is_read_back_from_the_kernels(tiny_graph: Path) -> None:
+    target = Target.parse("openvino:cpu")
+    offered = OnnxRuntime().execution(Precision.FP16, target)
+    session = OnnxRuntime().load(tiny_graph, target, SessionOptions(offered, 2))
+    assert session.executed().execution is offered
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(BuildFailed, match=f"{name} refuses .*model.onnx"):
+        OnnxRuntime().load(tmp_path / "model.onnx", Target.parse(name), SessionOptions(Execution.F32, 1))
+
+
+def test_a_device_that_is_not_here_is_refused(tiny_graph: Path) -> None:
+    target = Target.parse("onnxruntime:cuda")
+    with pytest.raises(
+        TargetUnavailable, match=r"target onnxruntime:cuda cannot run here: .* pip install 'dnexport\[gpu\]'"
+    ):
+        OnnxRuntime().load(tiny_graph, target, SessionOptions(Execution.F16, 1))

@@ -1,0 +1,66 @@
+"""OpenVINO 2026.4.1 miscomputes a bias-less quantized convolution that feeds an affine and a concatenation.
+
+The pattern is kept here: as it is, where the installed version has the defect, and as the lowering writes it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from dnexport.graph.contract import apply, save_model
+from dnexport.graph.insert_qdq import InsertQdq
+from dnexport.graph.passes_for import passes_for
+from dnexport.measure.accuracy import snr_db
+from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.quantization import Range
+from dnexport.spec.target import Target
+from tests.graph.test_insert_qdq import table
+from tests.graph.texts import model_from_text, random
+
+OPENVINO, OWN = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
+
+
+def pattern() -> ir.Model:
+    """The stem and the first dense layer: conv0 feeds norm1 and the block's concatenation."""
+    body = """
+        c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(input, w0)
+        n = BatchNormalization(c, g, b, m, v)
+        r = Relu(n)
+        d = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(r, w1)
+        k = Concat<axis=1>(c, d)
+        p = GlobalAveragePool(k)
+        logits = Flatten(p)
+    """
+    constants = {
+        "w0": random(16, 4, 3, 3), "w1": random(12, 16, 3, 3, seed=1) * np.float32(0.1),
+        "g": np.abs(random(16, seed=2)), "b": random(16, seed=3), "m": random(16, seed=4), "v": np.abs(random(16, seed=5)) + 1,
+    }  # fmt: skip
+    model = model_from_text(body, constants, out="[batch, 28]")
+    apply((InsertQdq(table({"input": Range(lo=-4, hi=4), "r": Range(lo=0, hi=12)})),), model)
+    return model
+
+
+def agreement(model: ir.Model, folder: Path) -> float:
+    save_model(model, folder / "model.onnx")
+    images = random(64, 4, 8, 8, seed=8)
+    runtime = OnnxRuntime()
+    answers = [
+        runtime.load(folder / "model.onnx", target, SessionOptions(Execution.INT8_F32, 2))(images)
+        for target in (OWN, OPENVINO)
+    ]  # fmt: skip
+    snr = snr_db(answers[0], answers[1])
+    return np.inf if snr is None else snr
+
+
+def test_the_lowering_avoids_the_defect(tmp_path: Path) -> None:
+    model = pattern()
+    apply(passes_for(Precision.INT8, OPENVINO), model)
+    assert agreement(model, tmp_path) > 35
+
+
+def test_the_installed_version_still_has_it(tmp_path: Path) -> None:
+    """Fails once OpenVINO is mended: then `NonzeroBias` can go."""
+    assert agreement(pattern(), tmp_path) < 35
