@@ -47,14 +47,20 @@ class ImageSet:
         """Decoded pictures in order, ``size`` at a time, the rest last.
 
         Raises:
-            DataError: pictures that cannot be decoded: all of the batch are named and counted.
+            DataError: pictures that cannot be decoded: all of the set are counted, the first ones named.
         """
         for start in range(0, len(self), size):
-            yield _decoded(self.pictures[start : start + size], preprocess)
+            decoded = [_decoded(picture, preprocess) for picture in self.pictures[start : start + size]]
+            if not all(isinstance(pixels, np.ndarray) for pixels in decoded):
+                later = (_decoded(picture, preprocess) for picture in self.pictures[start + size :])
+                broken = [path for path in (*decoded, *later) if isinstance(path, Path)]
+                raise _undecodable(broken, len(self))
+            yield np.stack([pixels for pixels in decoded if isinstance(pixels, np.ndarray)])
 
     def pixels(self, preprocess: Preprocess) -> PixelBatch:
         """All pictures at once."""
-        return _decoded(self.pictures, preprocess)
+        empty = np.empty((0, *preprocess.input_size, preprocess.planes), np.uint8)
+        return np.concatenate([empty, *self.batches(preprocess, 256)])
 
     def digest(self) -> str:
         """SHA-256 over the pictures' bytes, the labels and the classes: the set's identity in stage digests."""
@@ -207,23 +213,18 @@ def _images_below(folder: Path) -> list[Path]:
     )
 
 
-def _decoded(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch:
-    images: list[Pixels] = []
-    broken: list[str] = []
-    for picture in pictures:
-        try:
-            images.append(
-                pixels_from_file(picture, preprocess)
-                if isinstance(picture, Path)
-                else pixels_from_image(Image.fromarray(picture), preprocess)
-            )
-        except DataError:
-            broken.append(str(picture))
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
-        raise DataError(
-            f"{count} of {len(pictures)} cannot be decoded: {', '.join(broken[:3])}{more}",
-            "remove them or replace them by whole JPEGs or PNGs",
-        )
-    return np.stack(images) if images else np.empty((0, *preprocess.input_size, preprocess.planes), np.uint8)
+def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | Path:
+    """The pixels, or the path of a file that cannot be decoded."""
+    if not isinstance(picture, Path):
+        return pixels_from_image(Image.fromarray(picture), preprocess)
+    try:
+        return pixels_from_file(picture, preprocess)
+    except DataError:
+        return picture
+
+
+def _undecodable(broken: Sequence[Path], total: int) -> DataError:
+    count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
+    names = ", ".join(map(str, broken[:3])) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+    remedy = "remove them or replace them by whole JPEGs or PNGs"
+    return DataError(f"{count} of {total} cannot be decoded: {names}", remedy)

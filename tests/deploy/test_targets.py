@@ -1,0 +1,117 @@
+import pytest
+
+from dnexport.deploy.targets import chosen_targets
+from dnexport.errors import TargetUnavailable, UsageError
+from dnexport.runtimes.contract import Availability
+from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.tensorrt import TensorRT
+from dnexport.spec.precision import Execution
+from dnexport.spec.recipe import Recipe
+
+NO = Availability(False, "not here", "get it")
+YES = Availability(True, "here")
+
+
+def chosen(precision: str, *targets: str, allow: str | None = None) -> list[tuple[str, str, bool]]:
+    recipe = Recipe(
+        name="r", arch="densenet121", precision=precision, targets=targets or ("auto",), allow_execution=allow
+    )
+    return [(str(c.target), c.action, c.companion) for c in chosen_targets(recipe)]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> object:
+    def make(
+        *,
+        tensorrt: bool = False,
+        rtx: bool = False,
+        openvino: bool = False,
+        onnxruntime: bool = False,
+        bf16: bool = True,
+    ) -> None:
+        have = {"tensorrt": tensorrt, "tensorrt-rtx": rtx, "openvino": openvino}
+        monkeypatch.setattr(TensorRT, "builds", lambda _, t: YES if have[t.runtime] else NO)
+        monkeypatch.setattr(
+            OnnxRuntime,
+            "runs",
+            lambda _, t: YES if (openvino if t.runtime == "openvino" else onnxruntime and t.device == "cpu") else NO,
+        )
+        monkeypatch.setattr(
+            OnnxRuntime,
+            "execution",
+            lambda _, p, t: Execution.BF16 if bf16 and t.runtime == "openvino" else Execution.F32,
+        )
+
+    return make
+
+
+RTX = ("tensorrt-rtx:sm80+sm86+sm89+sm120", "build", False)
+OPENVINO = ("openvino:cpu", "build", True)
+OWN = ("onnxruntime:cpu", "build", True)
+
+
+def test_auto_is_a_fixed_order(machine: object) -> None:
+    machine(tensorrt=True, rtx=True, openvino=True, onnxruntime=True)
+    assert chosen("fp16") == [("tensorrt", "build", False), OPENVINO]
+    machine(rtx=True, openvino=True, onnxruntime=True)
+    assert chosen("fp16") == [RTX, OPENVINO]
+    machine(rtx=True, onnxruntime=True)
+    assert chosen("fp16") == [RTX, OWN]
+    machine(onnxruntime=True)
+    assert chosen("fp16") == [OWN]
+
+
+def test_auto_does_not_take_rtx_for_int8(machine: object) -> None:
+    machine(rtx=True, openvino=True)
+    assert chosen("int8") == [OPENVINO]
+    assert chosen("int8", "tensorrt-rtx:sm86") == [("tensorrt-rtx:sm86", "build", False)]
+
+
+def test_nothing_at_all_is_refused(machine: object) -> None:
+    machine()
+    with pytest.raises(TargetUnavailable, match=r"no runtime is installed; pip install 'dnexport\[cpu\]'"):
+        chosen("fp16")
+
+
+def test_a_gpu_target_that_is_not_here_is_prepared_and_said_to_be(machine: object) -> None:
+    machine(onnxruntime=True)
+    recipe = Recipe(name="r", arch="densenet121", targets=("tensorrt", "onnxruntime:cuda"))
+    found = chosen_targets(recipe)
+    assert [(c.action, c.reason) for c in found] == [("prepare", "not here")] * 2
+
+
+def test_other_targets_that_are_not_here_are_refused(machine: object) -> None:
+    machine(onnxruntime=True)
+    for target in ("openvino:cpu", "tensorrt-rtx:sm86"):
+        with pytest.raises(TargetUnavailable, match=f"target {target} cannot work here: not here; get it"):
+            chosen("fp16", target)
+
+
+def test_a_cpu_stand_in_for_fp16_must_be_allowed_by_name(machine: object) -> None:
+    machine(openvino=True, onnxruntime=True)
+    with pytest.raises(
+        UsageError, match="target openvino:cpu would execute fp16 as bf16; say --allow-execution bf16 if that is meant"
+    ):
+        chosen("fp16", "openvino:cpu")
+    with pytest.raises(
+        UsageError, match="executes f32 on this machine, and bf16 was allowed; say --allow-execution f32"
+    ):
+        chosen("fp16", "onnxruntime:cpu", allow="bf16")
+    assert chosen("fp16", "openvino:cpu", allow="bf16") == [("openvino:cpu", "build", False)]
+    assert chosen("fp32", "openvino:cpu") == [("openvino:cpu", "build", False)]
+
+
+def test_fp32_for_turing_is_refused_by_name(machine: object) -> None:
+    machine(rtx=True)
+    with pytest.raises(TargetUnavailable, match=r"no FP32 convolutions for sm75 \(Turing\); drop sm75 or build --fp16"):
+        chosen("fp32", "tensorrt-rtx:sm75+sm86")
+
+
+def test_torch_is_no_engine() -> None:
+    with pytest.raises(TargetUnavailable, match="torch is the reference that engines are compared with"):
+        chosen("fp32", "torch")
+
+
+def test_a_target_named_twice_is_built_once(machine: object) -> None:
+    machine(rtx=True, openvino=True)
+    assert chosen("fp16", "auto", "tensorrt-rtx:sm80+sm86+sm89+sm120") == [RTX, OPENVINO]

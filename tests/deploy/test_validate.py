@@ -1,0 +1,68 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from dnexport.data.images import input_from_pixels
+from dnexport.deploy.validate import (
+    CROSS_CHECK_FLOOR_DB,
+    PARITY_FLOORS_DB,
+    Samples,
+    check_against,
+    check_parity,
+    validate_engine,
+)
+from dnexport.errors import ParityFailed
+from dnexport.measure.accuracy import accuracy_from_logits
+from dnexport.models.export import graph_logits
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.target import Target
+from tests.measure.test_accuracy import logits
+from tests.networks import TINY_PREPROCESS, tiny_pixels
+
+
+def noisy(db: float) -> np.ndarray:
+    return logits() + logits(seed=1) * np.float32(10 ** (-db / 20))
+
+
+@pytest.mark.parametrize("execution", list(Execution))
+def test_each_floor_fails_below_and_passes_above(execution: Execution) -> None:
+    floor = PARITY_FLOORS_DB[execution]
+    check_parity("openvino:cpu", accuracy_from_logits(logits(), noisy(floor + 1), np.zeros(200, np.int64)), floor)
+    below = accuracy_from_logits(logits(), noisy(floor - 1), np.zeros(200, np.int64))
+    with pytest.raises(
+        ParityFailed,
+        match=rf"openvino:cpu answers at .* dB of PyTorch's logits where at least {floor:g} dB are expected",
+    ):
+        check_parity("openvino:cpu", below, floor)
+
+
+def test_the_cross_check_names_both_runtimes() -> None:
+    assert (
+        check_against("openvino:cpu", noisy(CROSS_CHECK_FLOOR_DB + 1), "onnxruntime:cpu", logits()).snr_db
+        > CROSS_CHECK_FLOOR_DB
+    )
+    with pytest.raises(ParityFailed, match=r"openvino:cpu and onnxruntime:cpu disagree on the same INT8 graph: 3[34]"):
+        check_against("openvino:cpu", noisy(CROSS_CHECK_FLOOR_DB - 1), "onnxruntime:cpu", logits())
+
+
+def test_a_real_engine_of_another_network_is_refused(tiny_graph: Path, tmp_path: Path) -> None:
+    images = input_from_pixels(tiny_pixels(12), TINY_PREPROCESS)
+    reference = graph_logits(tiny_graph, images)
+    samples = Samples(lambda: [images[:5], images[5:]], 12, reference, np.full(12, -1), 4)
+    engine = tmp_path / "model.onnx"
+    shutil.copy(tiny_graph, engine)
+    target = Target.parse("onnxruntime:cpu")
+    done: list[tuple[int, int]] = []
+    found = validate_engine(engine, engine, target, Precision.FP32, samples, lambda *step: done.append(step))
+    assert found.accuracy.agreement == 1
+    assert found.executed.execution is Execution.F32
+    assert done == [(5, 12), (12, 12)]
+    model = onnx.load(engine)
+    weight = next(i for i in model.graph.initializer if i.name.endswith("conv1.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+    onnx.save(model, engine)
+    with pytest.raises(ParityFailed, match="try another target or version"):
+        validate_engine(engine, engine, target, Precision.FP32, samples, lambda *_: None)
