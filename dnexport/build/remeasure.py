@@ -106,7 +106,7 @@ def _samples_from_data(bundle: Bundle, data: str) -> Samples:
             "drop --data to validate on the golden samples",
         )
     test = splits_from_source(data).test
-    if len(test.classes) != manifest.arch.classes:
+    if test.classes and len(test.classes) != manifest.arch.classes:
         raise DataError(
             f"data {data} has {len(test.classes)} classes and the network {manifest.arch.classes}",
             "give the data that it was trained on",

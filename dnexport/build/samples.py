@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dnexport.data.datasets import ImageSet, digest_from_pixels, splits_from_source, synthetic
+from dnexport.data.datasets import ImageSet, calibration_images, digest_from_pixels, splits_from_source, synthetic
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import CalibrationTable
@@ -28,7 +28,7 @@ class BuildData:
     synthetic_test: bool
 
 
-def data_from_recipe(recipe: Recipe, preprocess: Preprocess, classes: int, *, calibrate: bool) -> BuildData:
+def data_from_recipe(recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...], *, calibrate: bool) -> BuildData:
     """Open the data of a recipe.
 
     Raises:
@@ -36,10 +36,15 @@ def data_from_recipe(recipe: Recipe, preprocess: Preprocess, classes: int, *, ca
         RecipeError: INT8 without images.
     """
     splits = splits_from_source(recipe.data) if recipe.data else None
-    if splits is not None and len(splits.test.classes) != classes:
+    if splits is not None and splits.test.classes and len(splits.test.classes) != len(names):
         raise DataError(
-            f"data {recipe.data} has {len(splits.test.classes)} classes and the network {classes}",
+            f"data {recipe.data} has {len(splits.test.classes)} classes and the network {len(names)}",
             "give the data that it was trained on",
+        )
+    if splits is not None and splits.test.classes != names and set(splits.test.classes) == set(names):
+        raise DataError(
+            f"data {recipe.data} has the network's classes in another order",
+            "rename the folders to sort alike",
         )
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
     calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
@@ -70,7 +75,7 @@ def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess)
     if wanted.data == "synthetic":
         return synthetic(wanted.count, preprocess, seed=wanted.seed)
     if wanted.data is not None and wanted.data != recipe.data:
-        train = splits_from_source(wanted.data).train
+        train = calibration_images(wanted.data)
     if train is None:
         raise RecipeError(
             "INT8 needs images to calibrate with, and none are given",

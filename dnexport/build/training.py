@@ -25,7 +25,7 @@ def train_from_data(source: str, arch_name: str, recipe: TrainingRecipe, output:
     named = named_arch(arch_name)
     splits = splits_from_source(source)
     if len(splits.train.classes) < 2:
-        raise DataError(f"data {source} has one class", "give at least two class folders")
+        raise DataError(f"data {source} has fewer than two classes", "give at least two class folders")
     if len(splits.train) < recipe.batch:
         raise DataError(
             f"data {source} has {len(splits.train)} training images, less than a batch of {recipe.batch}",

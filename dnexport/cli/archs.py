@@ -6,9 +6,10 @@ from dnexport.cli.options import Json
 def archs(as_json: Json = False) -> None:
     """List the architectures: parameters, multiply-adds, published error."""
     from dnexport.cli.terminal import terminal
-    from dnexport.spec.arch import NAMED
 
     with terminal(as_json=as_json) as view:
+        from dnexport.spec.arch import NAMED
+
         document = [{"name": name, **named.document()} for name, named in NAMED.items()]
         view.document(document)
         if not as_json:

@@ -19,32 +19,15 @@ def bench(
     debug: o.Debug = False,
 ) -> None:
     """Measure latency again, beside PyTorch where it and the weights are here."""
-    from dnexport.build.remeasure import measure_bundle
-    from dnexport.bundle.verify import Bundle
-    from dnexport.cli.render import speedup_text
     from dnexport.cli.terminal import terminal
-    from dnexport.spec.recipe import Bench
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        from dnexport.build.remeasure import measure_bundle
+        from dnexport.bundle.verify import Bundle
+        from dnexport.cli.render import show_benchmarks
+        from dnexport.spec.recipe import Bench
+
         protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
         found = measure_bundle(Bundle.open(bundle), target, protocol, view)
         view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
-        rows = [
-            [
-                name,
-                str(len(b.latency.samples_ms)),
-                f"{b.latency.p50_ms:.2f} ms",
-                _ms(b.latency.p90_ms),
-                _ms(b.latency.p99_ms),
-                f"{b.latency.images_per_second:.0f}",
-                speedup_text(b),
-            ]
-            for name, b in found.items()
-        ]
-        view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
-        for note in dict.fromkeys(note for b in found.values() for note in b.notes):
-            view.say(f"  {note}")
-
-
-def _ms(value: float | None) -> str:
-    return "withheld" if value is None else f"{value:.2f} ms"
+        show_benchmarks(view, found)

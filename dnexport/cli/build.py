@@ -70,6 +70,6 @@ def build(
         from dnexport.cli.render import show_build
 
         built = run_build(resolved, output or Path("engines/built") / resolved.name, view, bench=not no_bench)
-        show_build(view, built)
+        show_build(view, built.bundle)
         if built.failures:
             raise typer.Exit(built.failures[0].exit_code)

@@ -16,11 +16,12 @@ def predict(
     debug: o.Debug = False,
 ) -> None:
     """Name the five likeliest classes of each picture."""
-    from dnexport.bundle.verify import Bundle
     from dnexport.cli.terminal import terminal
-    from dnexport.deploy.predict import predictions
 
     with terminal(as_json=as_json, debug=debug) as view:
+        from dnexport.bundle.verify import Bundle
+        from dnexport.deploy.predict import predictions
+
         answers = predictions(Bundle.open(bundle), images, target)
         view.document({str(answer.image): [guess._asdict() for guess in answer.guesses] for answer in answers})
         if not as_json:

@@ -1,17 +1,15 @@
 """Results as the terminal shows them."""
 
 from dnexport.build.document import document_from_bundle
-from dnexport.build.pipeline import Built
+from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
-from dnexport.report.html import ratio_text
 from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport
 
 _DASH = "–"
 
 
-def show_build(view: Terminal, built: Built) -> None:
+def show_build(view: Terminal, bundle: Bundle) -> None:
     """What each target became, and where it lies."""
-    bundle = built.bundle
     view.document(document_from_bundle(bundle))
     view.say("")
     view.table(
@@ -25,10 +23,33 @@ def show_build(view: Terminal, built: Built) -> None:
     view.say(f"\nbundle  {bundle.path}\nreport  {bundle.path / 'report.html'}")
 
 
+def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:
+    """Percentiles, throughput and speed-up of each target, and what makes them weak."""
+    rows = [
+        [
+            name,
+            str(len(each.latency.samples_ms)),
+            _milliseconds(each.latency.p50_ms),
+            _milliseconds(each.latency.p90_ms),
+            _milliseconds(each.latency.p99_ms),
+            f"{each.latency.images_per_second:.0f}",
+            speedup_text(each),
+        ]
+        for name, each in benchmarks.items()
+    ]
+    view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
+    for note in dict.fromkeys(note for each in benchmarks.values() for note in each.notes):
+        view.say(f"  {note}")
+
+
+def _milliseconds(value: float | None) -> str:
+    return "withheld" if value is None else f"{value:.2f} ms"
+
+
 def _target_row(report: TargetReport) -> list[str]:
     status = f"{report.status} (companion)" if report.companion else report.status
     size = f"{report.bytes / 1e6:.1f} MB" if report.bytes else _DASH
-    latency = f"{report.benchmark.latency.p50_ms:.2f} ms" if report.benchmark else _DASH
+    latency = _milliseconds(report.benchmark.latency.p50_ms) if report.benchmark else _DASH
     executed = str(report.executed_precision) if report.executed_precision else "not run here"
     against = (
         accuracy_text(report.accuracy) if report.accuracy else f"graph only: {accuracy_text(report.graph_accuracy)}"
@@ -50,4 +71,4 @@ def speedup_text(benchmark: Benchmark | None) -> str:
     """The ratio with its interval and the form it is against."""
     if benchmark is None or benchmark.over_best is None:
         return _DASH
-    return f"{ratio_text(benchmark.over_best)}, {benchmark.references[-1].form}"
+    return f"{benchmark.over_best}, {benchmark.references[-1].form}"

@@ -16,12 +16,13 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Render one page over one or several bundles: PyTorch | FP16 | INT8."""
-    from dnexport.bundle.verify import Bundle
     from dnexport.cli.terminal import terminal
-    from dnexport.report.html import page_from_bundles
-    from dnexport.spec.record import write_atomically
 
     with terminal(debug=debug) as view:
+        from dnexport.bundle.verify import Bundle
+        from dnexport.report.html import page_from_bundles
+        from dnexport.spec.record import write_atomically
+
         page = page_from_bundles([Bundle.open(path) for path in bundles], [str(path) for path in bundles])
         write_atomically(output, page.encode())
         view.say(f"report  {output.resolve()}")

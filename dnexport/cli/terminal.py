@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, storage_error_from_os_error
+from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, TargetUnavailable, storage_error_from_os_error
 
 DOCUMENT_SCHEMA = 1
+_EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
 
 
 class Terminal:
@@ -115,6 +116,8 @@ def terminal(*, as_json: bool = False, quiet: bool = False, debug: bool = False)
         yield view
     except DnexportError as exc:
         _fail(view, exc, debug)
+    except ModuleNotFoundError as exc:
+        _fail(view, _missing_package(exc), debug)
     except OSError as exc:
         _fail(view, storage_error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
     except KeyboardInterrupt:
@@ -123,6 +126,15 @@ def terminal(*, as_json: bool = False, quiet: bool = False, debug: bool = False)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
     finally:
         view.stop()
+
+
+def _missing_package(exc: ModuleNotFoundError) -> DnexportError:
+    """The device's install lacks what only the host needs; the extra that brings it."""
+    package = (exc.name or "?").partition(".")[0]
+    extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), "host")
+    return TargetUnavailable(
+        f"this command needs the package '{package}', which is not installed", f"pip install 'dnexport[{extra}]'"
+    )
 
 
 def _fail(view: Terminal, error: DnexportError, debug: bool) -> None:

@@ -12,12 +12,13 @@ def validate(
     debug: o.Debug = False,
 ) -> None:
     """Compare engines with PyTorch again: on the bundle's golden samples, or on other data."""
-    from dnexport.build.remeasure import validate_bundle
-    from dnexport.bundle.verify import Bundle
-    from dnexport.cli.render import accuracy_text
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        from dnexport.build.remeasure import validate_bundle
+        from dnexport.bundle.verify import Bundle
+        from dnexport.cli.render import accuracy_text
+
         found = validate_bundle(Bundle.open(bundle), target, data, view)
         view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
         rows = [

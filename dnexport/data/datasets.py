@@ -108,48 +108,56 @@ class Splits:
 def splits_from_source(source: str, *, seed: int = 0) -> Splits:
     """Open ``digits`` or a folder.
 
-    A folder holds ``train`` and ``val`` or ``test`` with a folder a class in each, or the class folders themselves,
-    which are then split 80/20 by ``seed``.
+    A folder holds ``train`` and ``val`` or ``test``, each as `images_from_folder` reads them; any other folder is split
+    80/20 by ``seed``.
 
     Raises:
-        DataError: no such folder, no class folder, an empty class, or classes that differ between the parts.
+        DataError: no such folder, nothing in it, an empty class, or classes that differ between the parts.
     """
     if source == "digits":
         return digits()
-    root = Path(source)
-    if not root.is_dir():
-        raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
-    train = root / "train"
-    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if not train.is_dir() or held_out is None:
-        first, second = class_folders(root).split(0.2, seed)
-        return Splits(first, second)
-    splits = Splits(class_folders(train), class_folders(held_out))
+    parts = _parts(Path(source))
+    if parts is None:
+        return Splits(*images_from_folder(Path(source)).split(0.2, seed))
+    splits = Splits(*map(images_from_folder, parts))
     if splits.train.classes != splits.test.classes:
         odd = sorted(set(splits.train.classes) ^ set(splits.test.classes))
         raise DataError(
-            f"{train} and {held_out} differ in the classes {', '.join(odd[:5])}", "give both the same folders"
+            f"{parts[0]} and {parts[1]} differ in the classes {', '.join(odd[:5])}", "give both the same folders"
         )
     return splits
 
 
-def class_folders(root: Path) -> ImageSet:
-    """``root/<class>/*.jpg``: classes in the alphabetical order of their folders.
+def calibration_images(source: str) -> ImageSet:
+    """All that a source offers for calibration: its training part, or the whole of a folder without parts.
 
     Raises:
-        DataError: unreadable, no class folder, or a class without images.
+        DataError: as `splits_from_source`.
+    """
+    if source == "digits":
+        return digits().train
+    parts = _parts(Path(source))
+    return images_from_folder(parts[0] if parts else Path(source))
+
+
+def images_from_folder(root: Path) -> ImageSet:
+    """``root/<class>/*.jpg``, classes in alphabetical order; or ``root/*.jpg``, whose labels are unknown.
+
+    Raises:
+        DataError: unreadable, no images, or a class without images.
     """
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        found = {folder.name: _images_below(folder) for folder in folders}
+        found = {folder.name: _images_in(folder) for folder in folders}
+        loose = _images_in(root)
     except OSError as exc:
-        raise DataError(
-            f"data folder {root} cannot be read: {(exc.strerror or str(exc)).lower()}", "check its permissions"
-        ) from exc
+        reason = (exc.strerror or str(exc)).lower()
+        raise DataError(f"data folder {root} cannot be read: {reason}", "check its permissions") from exc
+    if not folders and loose:
+        return ImageSet(str(root), loose, (UNKNOWN_LABEL,) * len(loose), ())
     if not folders:
-        raise DataError(
-            f"data folder {root} has no class folders", "put the images of each class into a folder of its own"
-        )
+        remedy = "give a folder of images, or of one folder of images per class"
+        raise DataError(f"data folder {root} holds neither images nor class folders", remedy)
     empty = [name for name, images in found.items() if not images]
     if empty:
         raise DataError(f"data folder {root} has no images in class '{empty[0]}'", "add images or remove the folder")
@@ -207,7 +215,15 @@ def _members(labels: Sequence[int]) -> dict[int, list[int]]:
     return dict(sorted(members.items()))
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _parts(root: Path) -> tuple[Path, Path] | None:
+    """The training part and the held-out part of a folder that has both."""
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
+    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    return (root / "train", held_out) if (root / "train").is_dir() and held_out else None
+
+
+def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )

@@ -12,7 +12,7 @@ import jinja2
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Benchmark, Ratio, TargetReport
+from dnexport.spec.metrics import Benchmark, TargetReport
 
 
 @runtime_checkable
@@ -92,15 +92,8 @@ def _verdict(column: Column) -> str:
     elif accuracy:
         parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
     if benchmark and benchmark.over_best:
-        parts.append(f"{ratio_text(benchmark.over_best)} as fast as PyTorch's best form here")
+        parts.append(f"{benchmark.over_best} as fast as PyTorch's best form here")
     return "; ".join(parts)
-
-
-def ratio_text(ratio: Ratio) -> str:
-    """``3.1× (2.9 to 3.3)``."""
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}× (no interval from {ratio.rounds} rounds)"
-    return f"{ratio.value:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _plot(engines: Sequence[Column]) -> str | None:
@@ -144,5 +137,5 @@ def _environment() -> jinja2.Environment:
     environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
     environment.filters["db"] = lambda value: "exact" if value is None else f"{value:.1f} dB"
     environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"
-    environment.filters["ratio"] = lambda value: "–" if value is None else ratio_text(value)
+    environment.filters["ratio"] = lambda value: "–" if value is None else str(value)
     return environment

@@ -77,6 +77,11 @@ class Ratio(Record):
     high: float | None
     rounds: int
 
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f}× (no interval from {self.rounds} rounds)"
+        return f"{self.value:.2f}× ({self.low:.2f} to {self.high:.2f})"
+
 
 class Reference(Record):
     """A PyTorch form that latency is compared with.

@@ -57,7 +57,7 @@ CASES = {
     "another arch": (build("--weights", "good.pth", "--arch", "densenet121"), 3, "more keys; name the --arch that it was trained with"),
     "a pickle with code": (build("--weights", "hostile.pth", "--arch", NAME), 3, "hostile.pth is a pickle that would run code when loaded, and is refused"),
     "non-finite weights": (build("--weights", "nan.pth", "--arch", NAME), 3, "has 10 values in classifier.bias that are not finite"),
-    "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder empty has no class folders"),
+    "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder empty holds neither images nor class folders"),
     "missing data": (build("--arch", NAME, "--data", "nowhere"), 3, "data folder nowhere does not exist"),
     "an undecodable image": (build("--arch", NAME, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded"),
     "other classes": (build("--arch", NAME, "--data", "two"), 3, "data two has 2 classes and the network 10"),

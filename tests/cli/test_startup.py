@@ -31,3 +31,16 @@ def test_help_is_there_at_once(root: Path) -> None:
         subprocess.run([sys.executable, "-m", "dnexport.cli", "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - began)
     assert min(times) < 0.35
+
+
+def test_a_host_command_on_a_device_names_the_extra(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfor name in ('torch', 'onnx', 'jinja2', 'matplotlib'):\n    sys.modules[name] = None\n"
+        "from dnexport.cli.main import app\napp(['build', '--arch', 'densenet121', '--weights', 'random'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 4
+    assert (
+        "this command needs the package 'jinja2', which is not installed; pip install 'dnexport[host]'" in done.stderr
+    )
+    assert "Traceback" not in done.stderr

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnexport.data.datasets import ImageSet, class_folders, digest_from_pixels, digits, splits_from_source, synthetic
+from dnexport.data.datasets import (
+    ImageSet,
+    calibration_images,
+    digest_from_pixels,
+    digits,
+    images_from_folder,
+    splits_from_source,
+    synthetic,
+)
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import DIGITS, IMAGENET
 from tests.conftest import SHARED
@@ -92,13 +100,13 @@ def test_undecodable_images_are_counted_and_named(tmp_path: Path) -> None:
     write_images(tmp_path / "dog", 2)
     (tmp_path / "cat" / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1 image of 5 cannot be decoded: .*cat/1\.png; remove them"):
-        class_folders(tmp_path).pixels(TINY_PREPROCESS)
+        images_from_folder(tmp_path).pixels(TINY_PREPROCESS)
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([], "has no class folders; put the images of each class into a folder of its own"),
+        ([], "holds neither images nor class folders; give a folder of images"),
         (["cat"], "has no images in class 'cat'"),
     ],
 )
@@ -106,7 +114,7 @@ def test_folders_without_images_are_refused(tmp_path: Path, made: list[str], mes
     for name in made:
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=message):
-        class_folders(tmp_path)
+        images_from_folder(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -121,8 +129,17 @@ def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
         splits_from_source(str(tmp_path))
 
 
+def test_a_folder_of_loose_images_has_no_labels(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 10)
+    splits = splits_from_source(str(tmp_path / "photos"))
+    assert (len(splits.train), len(splits.test)) == (8, 2)
+    assert set(splits.train.labels) == {-1}
+    assert splits.train.classes == ()
+    assert len(calibration_images(str(tmp_path / "photos"))) == 10
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data beside this checkout")
 def test_real_imagenet_jpegs_decode(tmp_path: Path) -> None:
     with tarfile.open(SHARED / "data" / "imagenet-sample-100.tar") as archive:
         archive.extractall(tmp_path / "all", filter="data")
-    assert class_folders(tmp_path).pixels(IMAGENET).shape == (100, 224, 224, 3)
+    assert images_from_folder(tmp_path).pixels(IMAGENET).shape == (100, 224, 224, 3)

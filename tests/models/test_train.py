@@ -59,7 +59,7 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "few" / "cat", 2)
     write_images(tmp_path / "few" / "dog", 2)
     output = tmp_path / "w.safetensors"
-    with pytest.raises(DataError, match="has one class; give at least two class folders"):
+    with pytest.raises(DataError, match="has fewer than two classes; give at least two class folders"):
         train_from_data(str(tmp_path / "one"), "bc-40-12", QUICK, output, Silent())
     with pytest.raises(DataError, match="less than a batch of 8; give more images or a smaller --batch"):
         train_from_data(str(tmp_path / "few"), "bc-40-12", QUICK, output, Silent())

@@ -9,7 +9,7 @@ import pytest
 
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import UsageError
-from dnexport.report.html import page_from_bundles, ratio_text
+from dnexport.report.html import page_from_bundles
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.metrics import Ratio
 
@@ -44,12 +44,12 @@ def test_the_page_shows_the_measured_numbers(demo: Path) -> None:
     bundles = [Bundle.open(demo / name) for name in ("digits-fp16", "digits-int8")]
     page = Collector()
     page.feed((demo / "digits.html").read_text())
-    assert page.cells[:3] == ["PyTorch", "FP16", "openvino:cpu"]
+    assert page.cells[:3] == ["PyTorch", "FP16", "INT8"]
     for bundle in bundles:
         report = bundle.reports["openvino:cpu"]
         assert f"{report.accuracy.snr_db:.1f} dB" in page.cells
         assert f"{report.benchmark.latency.p50_ms:.2f} ms" in page.cells
-        assert ratio_text(report.benchmark.over_best) in page.cells
+        assert str(report.benchmark.over_best) in page.cells
     assert f"{bundles[0].manifest.reference.top1:.2%}" in page.cells
 
 
@@ -81,8 +81,8 @@ def test_names_from_outside_are_escaped(demo: Path) -> None:
 
 
 def test_a_ratio_without_interval_says_so() -> None:
-    assert ratio_text(Ratio(value=2, low=None, high=None, rounds=3)) == "2.00× (no interval from 3 rounds)"
-    assert ratio_text(Ratio(value=2, low=1.5, high=2.5, rounds=8)) == "2.00× (1.50 to 2.50)"
+    assert str(Ratio(value=2, low=None, high=None, rounds=3)) == "2.00× (no interval from 3 rounds)"
+    assert str(Ratio(value=2, low=1.5, high=2.5, rounds=8)) == "2.00× (1.50 to 2.50)"
 
 
 def test_a_plot_takes_its_colours_from_the_page() -> None:

@@ -1,0 +1,106 @@
+"""Measure what the README claims: ``python benchmarks/headline.py [IMAGES]`` prints Markdown for docs/results.md.
+
+Each command runs as a user types it, in an empty folder, with nothing cached. Peak memory is that of the whole process
+tree, sampled ten times a second from /proc (proportional set size, so that shared libraries count once).
+
+IMAGES is a folder of pictures that calibrates densenet121's INT8 engine; without it that row is left out.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+HEADLINE = ["build", "--arch", "densenet121", "--fp16", "--json"]
+INT8 = ["build", "--arch", "densenet121", "--int8", "--json", "--calibration-images", "64", "--calibration-data"]
+
+
+def run(arguments: list[str], folder: Path) -> tuple[dict[str, Any], float, float]:
+    """The command's document, its seconds, and the peak memory of its process tree in GB."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "dnexport.cli", *arguments]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    peak = 0.0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.1):
+            peak = max(peak, sum(map(proportional_bytes, tree(process.pid))) / 1e9)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"dnexport {' '.join(arguments)} ended with exit code {process.returncode}: {output}")
+    return json.loads(output), time.monotonic() - began, peak
+
+
+def tree(root: int) -> list[int]:
+    """A process and all below it."""
+    found = [root]
+    for process in found:
+        try:
+            for task in Path(f"/proc/{process}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def proportional_bytes(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def help_seconds(folder: Path) -> float:
+    """The median of nine."""
+    times = []
+    for _ in range(9):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "dnexport.cli", "--help"], cwd=folder, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def rows(document: dict[str, Any]) -> list[str]:
+    found = []
+    for name, target in document["targets"].items():
+        accuracy, latency, speedup = target["accuracy"], target["latency_ms"], target["speedup"]
+        executed = target["executed_precision"] or "not run here"
+        found.append(
+            f"| {name} | {target['status']} | {executed} | {target['bytes'] / 1e6:.1f} MB |"
+            + (f" {accuracy['snr_db']:.1f} dB, {accuracy['agreement']:.1%} agree |" if accuracy else " – |")
+            + (f" {latency['p50']:.2f} ms |" if latency else " – |")
+            + (f" {speedup['best_pytorch']:.2f}× ({speedup['eager_fp32']:.2f}× over eager) |" if speedup else " – |")
+        )
+    return found
+
+
+def main() -> None:
+    images = sys.argv[1:2]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"`dnexport --help`: {help_seconds(folder):.2f} s (median of nine)\n")
+        commands = [HEADLINE] + ([[*INT8, str(Path(images[0]).resolve())]] if images else [])
+        for number, arguments in enumerate(commands):
+            (folder / str(number)).mkdir()
+            document, seconds, peak = run(arguments, folder / str(number))
+            shown = " ".join(arguments).replace(str(Path(images[0]).resolve()) if images else "\0", "IMAGES")
+            print(f"`dnexport {shown}`: {seconds:.0f} s, {peak:.1f} GB at the peak\n")
+            print("| target | status | executed | size | against PyTorch | p50 | faster than PyTorch's best form |")
+            print("|---|---|---|---|---|---|---|")
+            print("\n".join(rows(document)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
