@@ -121,11 +121,14 @@ class CrossCheck(Record):
     Attributes:
         against: the other target.
         snr_db: of this engine's logits, with the other's as the signal; None when exact.
+        own_snr_db: of the other runtime against itself with its graph optimizer off: what rounding alone does to this
+            network; None where it was not needed.
         floor_db: below which the build fails.
     """
 
     against: str
     snr_db: float | None
+    own_snr_db: float | None
     floor_db: float
 
 
