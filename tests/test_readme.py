@@ -1,0 +1,66 @@
+"""What is written down is executed: the README's commands run, its links lead somewhere, its words are true."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dnexport.spec.recipe import tomllib
+
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(Path(__file__).parents[1])) for p in (Path(__file__).parents[1] / "docs").glob("*.md")),
+]
+# Run elsewhere, or needing what this machine lacks; each with the place where it is run.
+ELSEWHERE = {
+    "make demo": "the fixture 'demo' runs it",
+    "make test": "it runs this test",
+    "make lint": "continuous integration runs it",
+    "make format": "rewrites files",
+    "dnexport build --arch densenet121 --fp16": "tests/build/test_headline.py runs it",
+}
+
+
+def commands(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_is_run_somewhere(name: str, root: Path) -> None:
+    for command in commands((root / name).read_text()):
+        assert command in ELSEWHERE or command.startswith("pip install '.")
+
+
+def test_the_extras_that_are_to_be_installed_exist(root: Path) -> None:
+    """pip resolves nothing here: the names are checked, the versions are those of the constraints."""
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for command in commands((root / "README.md").read_text()):
+        for named in re.findall(r"\[([\w,]+)\]", command):
+            assert set(named.split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str, root: Path) -> None:
+    folder = (root / name).parent
+    for link in re.findall(r"\]\(([^)#]+)\)", (root / name).read_text()):
+        assert link.startswith("https://") or (folder / link).exists(), link
+
+
+def test_every_command_of_the_table_exists(
+    root: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    table = re.findall(r"^\| `dnexport (.*?)` \|", (root / "README.md").read_text(), flags=re.M)
+    named = {word for row in table for word in re.findall(r"\b[a-z]+\b", row.replace("`", ""))}
+    listed = set(re.findall(r"^│ ([a-z]+) ", run_cli("--help", cwd=root).stdout, flags=re.M))
+    assert listed == named
+
+
+def test_make_targets_of_the_documents_exist(root: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.M))
+    for name in DOCUMENTS:
+        assert set(re.findall(r"\bmake ([a-z]+)", (root / name).read_text())) <= targets | {"sure"}
