@@ -133,7 +133,15 @@ def test_ctrl_c_leaves_the_earlier_bundle(files: Path, tmp_path: Path, delay: fl
     assert run_cli(*arguments, cwd=files).returncode == 0
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     arguments[arguments.index("random:1")] = f"random:{int(delay) + 5}"
-    process = subprocess.Popen([sys.executable, "-m", "dnexport.cli", *arguments], cwd=files, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dnexport.cli", *arguments],
+        cwd=files,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60)

@@ -1,0 +1,158 @@
+"""What ``make demo`` leaves, against the numbers it promises."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnexport.bundle.verify import Bundle
+from dnexport.data.datasets import digits
+from dnexport.data.images import input_from_pixels
+from dnexport.graph.contract import apply, model_from_path, save_model
+from dnexport.graph.passes_for import passes_for
+from dnexport.measure.accuracy import snr_db
+from dnexport.models.export import graph_logits
+from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.target import Target
+
+
+@pytest.fixture(scope="module")
+def fp16(demo: Path) -> Bundle:
+    return Bundle.open(demo / "digits-fp16")
+
+
+@pytest.fixture(scope="module")
+def int8(demo: Path) -> Bundle:
+    return Bundle.open(demo / "digits-int8")
+
+
+def golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    samples = bundle.golden()
+    return input_from_pixels(samples.images, bundle.manifest.preprocess), samples.logits
+
+
+def test_the_network_is_trained(fp16: Bundle) -> None:
+    manifest = fp16.manifest
+    assert manifest.weights.trained
+    assert manifest.reference.samples == manifest.golden.labelled == 360
+    assert manifest.reference.top1 >= 0.975
+
+
+def test_the_canonical_fp32_graph_is_the_network(fp16: Bundle) -> None:
+    images, reference = golden(fp16)
+    logits = graph_logits(fp16.path / "model.onnx", images)
+    assert np.abs(logits - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def test_the_fp16_graph_is_40_db_in_real_half_precision(fp16: Bundle, tmp_path: Path) -> None:
+    images, reference = golden(fp16)
+    model = model_from_path(fp16.path / "model.onnx")
+    apply(passes_for(Precision.FP16, Target.parse("tensorrt")), model)
+    save_model(model, tmp_path / "model.onnx")
+    assert snr_db(reference, graph_logits(tmp_path / "model.onnx", images)) >= 40
+    session = OnnxRuntime().load(
+        tmp_path / "model.onnx", Target.parse("openvino:cpu"), SessionOptions(Execution.F16, 2)
+    )
+    assert snr_db(reference, session(images)) >= 40
+
+
+def test_int8_changes_at_most_two_digits(int8: Bundle) -> None:
+    report = int8.reports["openvino:cpu"]
+    accuracy = report.accuracy
+    assert accuracy.samples == accuracy.labelled == 360
+    assert (1 - accuracy.agreement) * 360 <= 2.5
+    assert report.executed_precision is Execution.INT8_F32
+    assert report.census.conv_macs_by_precision == {"int8": 1.0}
+    assert report.cross_check.snr_db >= 35
+
+
+def test_fp16_leaves_a_plan_and_a_validated_companion(fp16: Bundle) -> None:
+    plan = fp16.reports["tensorrt-rtx:sm80+sm86+sm89+sm120"]
+    assert plan.status == "built"
+    assert plan.graph_accuracy.snr_db >= 40
+    assert plan.census.conv_macs_by_precision == {"f16": 1.0}
+    companion = fp16.reports["openvino:cpu"]
+    assert (companion.status, companion.companion) == ("validated", True)
+    assert companion.benchmark.over_best.value > 1
+    assert companion.benchmark.references[0].form == "eager fp32"
+
+
+def test_calibration_saw_no_test_image(int8: Bundle) -> None:
+    summary = int8.manifest.calibration
+    assert (summary.images, summary.synthetic) == (256, False)
+    table = json.loads((int8.path / "calibration.json").read_text())
+    assert len(set(table["image_digests"])) == 256
+
+
+def test_the_two_bundles_share_their_stages(int8: Bundle) -> None:
+    for name in ("load", "export", "passes", "reference"):
+        assert int8.manifest.stages[name].reused
+
+
+def test_a_second_build_reuses_all_and_imports_no_torch(demo: Path, root: Path) -> None:
+    program = (
+        "import sys\nfrom dnexport.cli.main import app\n"
+        "code = app(['build', 'engines/digits-int8.toml', '--no-bench', '--json', '-o', 'engines/built/again'], standalone_mode=False)\n"
+        "heavy = sorted({'torch', 'onnx', 'onnx_ir', 'onnxscript'} & set(sys.modules))\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert all(stage["reused"] for stage in document["stages"].values())
+    assert document["targets"]["openvino:cpu"]["latency_ms"] is None
+
+
+def test_predict_names_the_digit(
+    fp16: Bundle, run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, root: Path
+) -> None:
+    test = digits().test
+    Image.fromarray(test.pictures[0]).save(tmp_path / "digit.png")
+    done = run_cli("predict", str(fp16.path), str(tmp_path / "digit.png"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert re.match(rf"\s+9\d\.\d+%\s+{test.labels[0]}$", lines[1])
+
+
+def test_validate_and_bench_speak_json(
+    int8: Bundle, run_cli: Callable[..., subprocess.CompletedProcess[str]], root: Path
+) -> None:
+    done = run_cli("validate", str(int8.path), "--json", cwd=root)
+    assert json.loads(done.stdout)["openvino:cpu"]["samples"] == 360, done.stderr
+    done = run_cli("validate", str(int8.path), "--data", "digits", "--json", cwd=root)
+    again = json.loads(done.stdout)["openvino:cpu"]
+    assert again["labelled"] == 360
+    assert again["snr_db"] == pytest.approx(int8.reports["openvino:cpu"].accuracy.snr_db, abs=0.5)
+    done = run_cli("bench", str(int8.path), "--json", "--rounds", "2", "--block", "0.02", cwd=root)
+    measured = json.loads(done.stdout)["openvino:cpu"]
+    assert measured["over_eager"]["rounds"] == 2
+    assert measured["latency"]["p99_ms"] is None
+
+
+def test_calibrate_and_its_table_in_a_build(
+    demo: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]], root: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.json"
+    done = run_cli("calibrate", "engines/digits-int8.toml", "-o", str(table), cwd=root)
+    assert done.returncode == 0, done.stderr
+    arguments = ["build", "engines/digits-int8.toml", "--calibration-table", str(table), "--no-bench", "--json"]
+    done = run_cli(*arguments, "-o", "engines/built/from-table", cwd=root)
+    assert json.loads(done.stdout)["targets"]["openvino:cpu"]["status"] == "validated", done.stderr
+    table.write_text(
+        table.read_text()
+        .replace('"graph_digest":"', '"graph_digest":"0')
+        .replace('"graph_digest": "', '"graph_digest": "0')
+    )
+    done = run_cli(*arguments, "-o", "engines/built/from-other-table", cwd=root)
+    assert done.returncode == 3
+    assert "the calibration table is of graph 0" in done.stderr
+    assert not (root / "engines" / "built" / "from-other-table").exists()

@@ -1,0 +1,57 @@
+"""``dnexport build --arch densenet121 --fp16 --json`` on a machine without a GPU."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dnexport.bundle.verify import Bundle
+
+
+@pytest.fixture(scope="module")
+def built(
+    run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict, float, Path]:
+    folder = tmp_path_factory.mktemp("headline")
+    began = time.monotonic()
+    done = run_cli("build", "--arch", "densenet121", "--fp16", "--json", cwd=folder, env={"TORCH_HOME": str(folder)})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), time.monotonic() - began, folder
+
+
+def test_the_document_is_the_contract(built: tuple[dict, float, Path]) -> None:
+    document, _, folder = built
+    assert set(document) == {"schema", "status", "bundle", "weights", "reference", "targets", "stages", "warnings"}
+    assert document["status"] == "ok"
+    assert document["bundle"] == str(folder / "engines" / "built" / "densenet121-fp16")
+    assert document["weights"] == {"source": "random", "trained": False}
+    assert document["reference"] == {
+        "form": "eager fp32",
+        "threads": document["reference"]["threads"],
+        "top1": None,
+        "samples": 32,
+    }
+    assert "RANDOM" in document["warnings"][0]
+    plan = document["targets"]["tensorrt-rtx:sm80+sm86+sm89+sm120"]
+    assert plan["status"] == "built"
+    assert (Path(document["bundle"]) / plan["file"]).stat().st_size == plan["bytes"] > 20e6
+    local = document["targets"]["openvino:cpu"]
+    assert local["status"] == "validated"
+    assert set(local) == {"status", "error", "file", "bytes", "executed_precision", "accuracy", "latency_ms", "speedup"}
+    assert set(local["accuracy"]) == {"top1", "agreement", "snr_db", "max_abs_error"}
+    assert set(local["latency_ms"]) == {"p50", "p90", "p99"}
+    assert local["speedup"]["eager_fp32"] > 1
+
+
+def test_the_bundle_verifies_and_is_stamped_untrained(built: tuple[dict, float, Path]) -> None:
+    bundle = Bundle.open(Path(built[0]["bundle"]))
+    assert not bundle.manifest.weights.trained
+    assert "Untrained." in (bundle.path / "report.html").read_text()
+    assert bundle.golden().labels.tolist() == [-1] * 32
+
+
+def test_it_takes_less_than_90_seconds(built: tuple[dict, float, Path]) -> None:
+    assert built[1] < 90

@@ -1,0 +1,107 @@
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnexport.build.network import Source, network_from_source, source_from_recipe
+from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
+from dnexport.models.zoo import module_from_seed
+from dnexport.spec.arch import NAMED
+from dnexport.spec.progress import Recording, Silent
+from dnexport.spec.recipe import PreprocessChoice, Recipe
+
+NAME = "densenet-bc-40-12"
+
+
+def recipe(**values: object) -> Recipe:
+    return Recipe(**{"name": "r", "arch": NAME, **values})
+
+
+def test_auto_falls_back_to_random_with_a_warning() -> None:
+    progress = Recording(Silent())
+    assert source_from_recipe(recipe(arch="densenet121"), progress) == Source("random")
+    assert "the weights are RANDOM" in progress.warnings[0]
+
+
+def test_pretrained_is_taken_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "densenet121-a639ec97.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    assert Path(torch.hub.get_dir()) == tmp_path / "hub", "our rule is torch hub's"
+    source = source_from_recipe(recipe(arch="densenet121"), Silent())
+    assert source == Source("pretrained", file)
+    assert source.digest() == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_pretrained_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded: .*place the file at .*densenet121-a639ec97\.pth"):
+        source_from_recipe(recipe(arch="densenet121", weights="pretrained"), Silent())
+    with pytest.raises(
+        CheckpointError, match="there are no pretrained weights for arch 'densenet-bc-40-12'; known: densenet121"
+    ):
+        source_from_recipe(recipe(weights="pretrained"), Silent())
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"weights": "random:x"}, RecipeError, "has 'x' where a seed belongs; write random:7"),
+        ({"weights": "none.pth"}, CheckpointError, "checkpoint none.pth does not exist"),
+        ({"weights": "."}, CheckpointError, "checkpoint . is a directory"),
+        ({"arch": "densenet12"}, ArchError, "unknown arch 'densenet12'; did you mean densenet121"),
+    ],
+)
+def test_wrong_sources_are_refused(values: dict[str, str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        source_from_recipe(recipe(**values), Silent())
+
+
+def test_preprocessing_is_flags_then_defaults_and_says_what_it_assumed() -> None:
+    network = network_from_source(recipe(arch="densenet121"), Source("random"))
+    assert network.preprocess.input_size == (224, 224)
+    assert set(network.assumed) == {"input_size", "resize", "interpolation", "channels", "mean", "std"}
+    choice = PreprocessChoice(input_size=(288, 288), interpolation="bicubic")
+    network = network_from_source(recipe(arch="densenet121", preprocess=choice), Source("random"))
+    assert (network.preprocess.resize, network.preprocess.interpolation) == (329, "bicubic")
+    assert "interpolation" not in network.assumed
+    whole = network_from_source(recipe(arch="densenet121", preprocess=PreprocessChoice(crop=False)), Source("random"))
+    assert whole.preprocess.resize is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"channels": "grey", "mean": [0.5], "std": [0.5]}, "preprocessing gives 1 channels and the arch takes 3"),
+        ({"mean": [0.5]}, "mean and std have 3 values"),
+        ({"input_size": [3, 3]}, "input size 3 is below the 4 pixels that the arch needs"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_is_refused(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        network_from_source(recipe(preprocess=PreprocessChoice.model_validate(choice)), Source("random"))
+
+
+def test_class_names(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    assert network_from_source(recipe(class_names=str(tmp_path / "names.txt")), Source("random")).class_names[2] == "c"
+    assert network_from_source(recipe(), Source("random")).class_names[2] == "class 2"
+    (tmp_path / "names.txt").write_text("a\nb")
+    with pytest.raises(DataError, match="2 class names are given for 10 classes"):
+        network_from_source(recipe(class_names=str(tmp_path / "names.txt")), Source("random"))
+    with pytest.raises(DataError, match="cannot be read"):
+        network_from_source(recipe(class_names=str(tmp_path / "none.txt")), Source("random"))
+
+
+def test_a_factory_makes_the_files_module(tmp_path: Path) -> None:
+    module = module_from_seed(NAMED[NAME].arch, (32, 32), 3)
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    source = Source("file", tmp_path / "w.pth")
+    network = network_from_source(recipe(weights=str(tmp_path / "w.pth")), source)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network.factory(source)()(x), module(x))
+    assert network.weights(source).trained
