@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_the_earlier_bundle(files: Path, tmp_path: Path, delay: fl
         stderr=subprocess.PIPE,
         text=True,
         # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
     )
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
