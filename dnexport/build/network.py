@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from dnexport.errors import CheckpointError, DataError, RecipeError
-from dnexport.spec.arch import DenseNetArch, named_arch
+from dnexport.spec.archs import AnyArch, Arch, arch_from_text
 from dnexport.spec.manifest import Weights
-from dnexport.spec.preprocess import CIFAR, IMAGENET, Preprocess
+from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import PreprocessChoice, Recipe
 from dnexport.spec.record import Record, digest_from_file, digest_from_json, sentence_from_validation_error
@@ -60,7 +60,7 @@ class ModuleFactory:
     """Makes the PyTorch module, in whichever process it is called."""
 
     source: Source
-    arch: DenseNetArch
+    arch: AnyArch
     input_size: tuple[int, int]
 
     def __call__(self) -> "nn.Module":
@@ -84,7 +84,7 @@ class Network(Record):
         data: what the checkpoint says it was trained on.
     """
 
-    arch: DenseNetArch
+    arch: Arch
     arch_name: str | None
     preprocess: Preprocess
     assumed: tuple[str, ...]
@@ -118,7 +118,7 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
             raise RecipeError(f"weights '{recipe.weights}' has '{detail}' where a seed belongs", "write random:7")
         return Source("random", seed=int(detail or 0))
     if word in ("auto", "pretrained"):
-        named_arch(recipe.arch or "")
+        arch_from_text(recipe.arch or "")
         file = _pretrained(recipe.arch or "", must=word == "pretrained", progress=progress)
         if file is not None:
             return Source("pretrained", file)
@@ -145,7 +145,7 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
     """
     metadata: CheckpointMetadata | None = None
     if source.file is None:
-        arch = named_arch(recipe.arch or "").arch
+        arch: AnyArch = arch_from_text(recipe.arch or "")
     else:
         from dnexport.models.zoo import arch_from_file
 
@@ -165,14 +165,14 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
 
 
 def _preprocess(
-    choice: PreprocessChoice, stated: Preprocess | None, arch: DenseNetArch
+    choice: PreprocessChoice, stated: Preprocess | None, arch: AnyArch
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """Flags, else the checkpoint, else torchvision's defaults; and which fields the last of these gave."""
-    default = IMAGENET if arch.stem == "imagenet" else CIFAR
+    default = arch.preprocess
     if arch.channels == 1:
         default = default.model_copy(update={"channels": "grey", "mean": (0.5,), "std": (0.5,)})
     said = {name: value for name, value in choice.model_dump().items() if value is not None}
-    cropped = said.pop("crop", arch.stem == "imagenet")
+    cropped = said.pop("crop", (stated or default).resize is not None)
     if not cropped:
         said["resize"] = None
     elif "input_size" in said and "resize" not in said:
@@ -188,15 +188,13 @@ def _preprocess(
             f"preprocessing gives {preprocess.planes} channels and the arch takes {arch.channels}",
             "set --channels rgb or --channels grey",
         )
-    if min(preprocess.input_size) < arch.smallest_input:
-        raise RecipeError(
-            f"input size {min(preprocess.input_size)} is below the {arch.smallest_input} pixels that the arch needs",
-            "set a larger --input-size",
-        )
+    if (reason := arch.refusal(*preprocess.input_size)) is not None:
+        height, width = preprocess.input_size
+        raise RecipeError(f"input size {height}×{width} cannot be: {reason}", "set another --input-size")
     return preprocess, assumed
 
 
-def _class_names(recipe: Recipe, names: tuple[str, ...], arch: DenseNetArch) -> tuple[str, ...]:
+def _class_names(recipe: Recipe, names: tuple[str, ...], arch: AnyArch) -> tuple[str, ...]:
     if recipe.class_names is not None:
         try:
             lines = Path(recipe.class_names).read_text(encoding="utf-8").splitlines()

@@ -5,8 +5,8 @@ from pathlib import Path
 from dnexport.data.datasets import splits_from_source
 from dnexport.errors import DataError, UsageError
 from dnexport.models.train import Trained, train
-from dnexport.spec.arch import named_arch
-from dnexport.spec.preprocess import CIFAR, DIGITS, IMAGENET
+from dnexport.spec.archs import arch_from_text
+from dnexport.spec.preprocess import DIGITS
 from dnexport.spec.progress import Progress
 from dnexport.spec.training import TrainingRecipe
 
@@ -22,7 +22,7 @@ def train_from_data(source: str, arch_name: str, recipe: TrainingRecipe, output:
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"output {output} is not a .safetensors file", "write --output model.safetensors")
-    named = named_arch(arch_name)
+    arch = arch_from_text(arch_name)
     splits = splits_from_source(source)
     if len(splits.train.classes) < 2:
         raise DataError(f"data {source} has fewer than two classes", "give at least two class folders")
@@ -31,6 +31,6 @@ def train_from_data(source: str, arch_name: str, recipe: TrainingRecipe, output:
             f"data {source} has {len(splits.train)} training images, less than a batch of {recipe.batch}",
             "give more images or a smaller --batch",
         )
-    preprocess = DIGITS if source == "digits" else IMAGENET if named.arch.stem == "imagenet" else CIFAR
-    arch = named.arch.model_copy(update={"channels": preprocess.planes, "classes": len(splits.train.classes)})
+    preprocess = DIGITS if source == "digits" else arch.preprocess
+    arch = arch.model_copy(update={"channels": preprocess.planes, "classes": len(splits.train.classes)})
     return train(arch, arch_name, splits, preprocess, recipe, output, progress)

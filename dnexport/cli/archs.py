@@ -8,7 +8,7 @@ def archs(as_json: Json = False) -> None:
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json) as view:
-        from dnexport.spec.arch import NAMED
+        from dnexport.spec.archs import NAMED
 
         document = [{"name": name, **named.document()} for name, named in NAMED.items()]
         view.document(document)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dnexport.spec.arch import DenseNetArch
+from dnexport.spec.archs import DenseNetArch
 
 
 class DenseLayer(nn.Module):

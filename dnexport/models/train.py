@@ -20,8 +20,8 @@ from dnexport.data.datasets import ImageSet, Splits
 from dnexport.data.images import input_from_pixels
 from dnexport.errors import BuildFailed
 from dnexport.models.checkpoint import METADATA_KEY
-from dnexport.models.densenet import DenseNet
-from dnexport.spec.arch import DenseNetArch
+from dnexport.models.zoo import module_from_arch
+from dnexport.spec.archs import AnyArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.record import write_atomically
@@ -44,7 +44,7 @@ class Trained:
 
 
 def train(
-    arch: DenseNetArch,
+    arch: AnyArch,
     arch_name: str | None,
     splits: Splits,
     preprocess: Preprocess,
@@ -64,7 +64,7 @@ def train(
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(recipe))
     fabric.seed_everything(recipe.seed, verbose=False)
     progress.start(f"train on {len(splits.train)} images of {splits.train.name}")
-    module = _fit(fabric, DenseNet(arch), splits.train, preprocess, recipe, progress)
+    module = _fit(fabric, module_from_arch(arch), splits.train, preprocess, recipe, progress)
     top1 = _top1(fabric, module, splits.test, preprocess)
     metadata = CheckpointMetadata(
         arch=arch,
@@ -85,7 +85,7 @@ def train(
 
 def _fit(
     fabric: Fabric,
-    module: DenseNet,
+    module: nn.Module,
     images: ImageSet,
     preprocess: Preprocess,
     recipe: TrainingRecipe,

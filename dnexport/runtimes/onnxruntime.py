@@ -130,7 +130,8 @@ class OnnxRuntimeSession:
             raise BuildFailed(
                 f"{self._target} reports no convolution kernels for {self._engine}", "see 'dnexport doctor'"
             )
-        body = Counter(kind for operator, kind in kernels if operator == "body").most_common(1)
+        # A concatenation between two quantized convolutions may itself be int8; the body is what is not.
+        body = Counter(kind for operator, kind in kernels if operator == "body" and kind != "int8").most_common(1)
         total = sum(convolutions.values())
         most = convolutions.most_common(1)[0][0]
         counts = ", ".join(f"{count} {kind}" for kind, count in convolutions.most_common())

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dnexport.spec.arch import DenseNetArch
+from dnexport.spec.archs import Arch
 from dnexport.spec.metrics import Environment
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import CalibrationSet
@@ -93,7 +93,7 @@ class Manifest(Record):
     schema_version: int = SCHEMA
     name: str
     recipe: Recipe
-    arch: DenseNetArch
+    arch: Arch
     arch_name: str | None
     preprocess: Preprocess
     assumed: tuple[str, ...]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dnexport.spec.arch import DenseNetArch
+from dnexport.spec.archs import Arch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.record import Record
 
@@ -51,7 +51,7 @@ class CheckpointMetadata(Record):
         test_images: size of that part.
     """
 
-    arch: DenseNetArch
+    arch: Arch
     arch_name: str | None
     preprocess: Preprocess
     class_names: tuple[str, ...]

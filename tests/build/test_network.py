@@ -8,7 +8,7 @@ import torch
 from dnexport.build.network import Source, network_from_source, source_from_recipe
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
 from dnexport.models.zoo import module_from_seed
-from dnexport.spec.arch import NAMED
+from dnexport.spec.archs import NAMED
 from dnexport.spec.progress import Recording, Silent
 from dnexport.spec.recipe import PreprocessChoice, Recipe
 
@@ -77,7 +77,10 @@ def test_preprocessing_is_flags_then_defaults_and_says_what_it_assumed() -> None
     [
         ({"channels": "grey", "mean": [0.5], "std": [0.5]}, "preprocessing gives 1 channels and the arch takes 3"),
         ({"mean": [0.5]}, "mean and std have 3 values"),
-        ({"input_size": [3, 3]}, "input size 3 is below the 4 pixels that the arch needs"),
+        (
+            {"input_size": [3, 3]},
+            "input size 3×3 cannot be: the arch needs at least 4 pixels each way; set another --input-size",
+        ),
     ],
 )
 def test_preprocessing_that_does_not_fit_is_refused(choice: dict[str, object], message: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dnexport.models.zoo import module_from_seed
-from dnexport.spec.arch import NAMED
+from dnexport.spec.archs import NAMED
 from tests.data.test_datasets import write_images
 from tests.models.test_checkpoint import Hostile
 

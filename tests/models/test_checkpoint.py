@@ -13,7 +13,7 @@ from dnexport.errors import CheckpointError
 from dnexport.models.checkpoint import METADATA_KEY, state_from_file
 from dnexport.models.densenet import DenseNet
 from dnexport.models.zoo import arch_from_file, module_from_file, module_from_seed
-from dnexport.spec.arch import NAMED, named_arch
+from dnexport.spec.archs import NAMED, named_arch
 from tests.networks import TINY
 
 NAME = "densenet-bc-40-12"

@@ -1,13 +1,11 @@
 import pytest
 import torch
-from torch import nn
 
 from dnexport.models.densenet import DenseNet
 from dnexport.models.zoo import module_from_seed
-from dnexport.spec.arch import NAMED, DenseNetArch
-from tests.networks import TINY
+from dnexport.spec.archs import DenseNetArch
+from tests.networks import TINY, check_arithmetic
 
-SMALL = [name for name, named in NAMED.items() if named.arch.parameters < 9e6]
 FORMS = [
     DenseNetArch(
         blocks=(2, 3), k=4, stem=stem, init=8, bottleneck=bottleneck, theta=theta, classes=7, channels=channels
@@ -19,29 +17,9 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_arithmetic_counts_what_is_built(name: str) -> None:
-    module = DenseNet(NAMED[name].arch)
-    assert sum(p.numel() for p in module.parameters()) == NAMED[name].arch.parameters
-
-
 @pytest.mark.parametrize("arch", FORMS, ids=lambda a: f"{a.stem}-b{a.bottleneck}-t{a.theta}-c{a.channels}")
 def test_every_form_counts_and_multiplies_as_stated(arch: DenseNetArch) -> None:
-    module = DenseNet(arch).eval()
-    assert sum(p.numel() for p in module.parameters()) == arch.parameters
-    macs = 0
-
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal macs
-        weight = layer.weight
-        macs += weight.numel() * (output.shape[2] * output.shape[3] if isinstance(layer, nn.Conv2d) else 1)
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        assert module(torch.zeros(1, arch.channels, 33, 47)).shape == (1, 7)
-    assert macs == arch.macs(33, 47)
+    check_arithmetic(arch, 33, 47)
 
 
 def test_the_smallest_input_works_and_one_pixel_less_does_not() -> None:
