@@ -37,7 +37,7 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) torch)
+	$(if $(TORCH_INDEX),$(INSTALL) --extra-index-url $(TORCH_INDEX) torch)
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[host,cpu,train]'

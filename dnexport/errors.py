@@ -40,6 +40,10 @@ class DnexportError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
+    def document(self) -> dict[str, str]:
+        """For ``--json``."""
+        return {"class": type(self).__name__, "message": self.message, "remedy": self.remedy}
+
 
 class UsageError(DnexportError):
     """Flags that contradict each other or that nothing understands."""
@@ -124,12 +128,15 @@ _STORAGE_REMEDIES = {
     errno.EROFS: "choose an --output on a writable file system",
     errno.EACCES: "choose an --output you may write to",
     errno.EPERM: "choose an --output you may write to",
+    errno.EIO: "check the disk",
 }
 
 
-def storage_error_from_os_error(exc: OSError, path: Path) -> StorageError:
-    """Name the file and the way out for an error of the file system."""
+def error_from_os_error(exc: OSError, path: Path) -> DnexportError:
+    """Name the file and the way out: a refusal to write is a `StorageError`, anything else is `BadInput`."""
     where = exc.filename if exc.filename is not None else path
     reason = (exc.strerror or str(exc)).lower()
-    remedy = _STORAGE_REMEDIES.get(exc.errno or 0, "check the file system and try again")
+    remedy = _STORAGE_REMEDIES.get(exc.errno or 0)
+    if remedy is None:
+        return BadInput(f"cannot use {where}: {reason}", "check the path")
     return StorageError(f"cannot write {where}: {reason}", remedy)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ settings.load_profile("repository")
 
 # Reasons for which a test may skip where CI runs: a machine with two cores and no GPU.
 EXPECTED_SKIPS = ("no NVIDIA GPU is here",)
+if not SHARED.is_dir():  # a clone of its own
+    EXPECTED_SKIPS += ("no shared data beside this checkout",)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -46,11 +49,19 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Path:
-    """``make demo`` as a user runs it; the folder with what it built."""
+def demo_run() -> tuple[str, float]:
+    """``make demo`` as a user runs it: what it printed, and its seconds."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    began = time.monotonic()
     done = subprocess.run(["make", "demo"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def demo(demo_run: tuple[str, float]) -> Path:
+    """The folder with what ``make demo`` built."""
+    assert demo_run
     return ROOT / "engines" / "built"
 
 

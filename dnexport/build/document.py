@@ -1,20 +1,35 @@
 """What ``build --json`` prints: the contract with scripts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dnexport.bundle.verify import Bundle
+from dnexport.errors import DnexportError
 from dnexport.spec.metrics import Benchmark, Latency, TargetReport
 
 SCHEMA = 1
+# What ``build --json`` prints where nothing was built; the error is added.
+NOTHING: dict[str, Any] = {
+    "schema": SCHEMA,
+    "status": "failed",
+    "bundle": None,
+    "weights": None,
+    "reference": None,
+    "targets": {},
+    "stages": {},
+    "warnings": [],
+}
 
 
-def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
-    """The document of a build; paths are relative to ``bundle``, which is absolute; what was not measured is null."""
+def document_from_bundle(bundle: Bundle, failures: Sequence[DnexportError] = ()) -> dict[str, Any]:
+    """The document of a build; paths are relative to ``bundle``, which is absolute; what was not measured is null.
+
+    With ``failures`` of single targets the first is its ``error``.
+    """
     manifest = bundle.manifest
-    failed = [report for report in bundle.reports.values() if report.status == "failed"]
-    return {
+    document = {
         "schema": SCHEMA,
-        "status": "failed" if failed else "ok",
+        "status": "failed" if failures else "ok",
         "bundle": str(bundle.path.resolve()),
         "weights": {"source": manifest.weights.source, "trained": manifest.weights.trained},
         "reference": manifest.reference.model_dump(mode="json"),
@@ -22,6 +37,7 @@ def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
         "stages": {name: run.model_dump(mode="json") for name, run in manifest.stages.items()},
         "warnings": list(manifest.warnings),
     }
+    return {**document, "error": failures[0].document()} if failures else document
 
 
 def _target(report: TargetReport) -> dict[str, Any]:

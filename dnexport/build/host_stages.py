@@ -4,7 +4,6 @@ Each returns a folder of `Stages`; a stage that is reused imports neither PyTorc
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from dnexport.build.network import Network, Source, network_from_source, source_from_recipe
 from dnexport.build.samples import BuildData, check_disjoint, data_from_recipe, golden_from_test
 from dnexport.build.stages import Stages, stage_key
+from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import InputBatch, input_from_pixels
 from dnexport.errors import RecipeError
@@ -133,7 +133,7 @@ def calibrate(context: Context, graph: Path) -> Path:
 
     Raises:
         RecipeError: no images.
-        DataError: calibration images that are also test images.
+        DataError: an image cannot be decoded, or activations are not finite.
     """
     images = context.data.calibration
     if images is None:
@@ -141,17 +141,15 @@ def calibrate(context: Context, graph: Path) -> Path:
     drawn: ImageSet = images
 
     def make(folder: Path) -> None:
-        from dnexport.calibrate.table import save_table, table_from_images
+        from dnexport.calibrate.calibrate import table_from_images
 
         calibration_set = context.recipe.calibration.model_copy(update={"data": drawn.name})
         table = table_from_images(graph / MODEL, drawn, context.network.preprocess, calibration_set, context.progress)
-        check_disjoint(table, context.data.test, context.network.preprocess)
         save_table(table, folder / TABLE)
 
     inputs = {
         "graph": stage_key(graph),
         "images": drawn.digest(),
-        "test": context.data.test.digest(),
         "preprocess": context.network.preprocess.content_digest(),
         "observer": context.recipe.calibration.observer,
     }
@@ -159,14 +157,20 @@ def calibrate(context: Context, graph: Path) -> Path:
 
 
 def quantize(context: Context, graph: Path, table: Path) -> Path:
-    """``model.onnx`` with Q/DQ; refuses a table of another graph or other preprocessing."""
+    """``model.onnx`` with Q/DQ.
+
+    Raises:
+        DataError: no table, one of another graph or preprocessing, or calibration images that are also test images.
+    """
+    content: CalibrationTable = table_from_path(table)
+    if content.synthetic:
+        context.progress.warn("INT8 is calibrated on SYNTHETIC images: latency means something, accuracy does not")
 
     def make(folder: Path) -> None:
-        from dnexport.calibrate.table import check_table, table_from_path
         from dnexport.graph.contract import apply, model_from_path, save_model
         from dnexport.graph.insert_qdq import InsertQdq
 
-        content: CalibrationTable = table_from_path(table)
+        check_disjoint(content, context.data.test, context.network.preprocess)
         check_table(content, (graph / "digest").read_text(encoding="utf-8"), context.network.preprocess)
         model = model_from_path(graph / MODEL)
         apply((InsertQdq(content),), model)
@@ -174,7 +178,8 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
 
     inputs = {
         "graph": stage_key(graph),
-        "table": digest_from_file(table),
+        "table": content.content_digest(),
+        "test": context.data.test.digest(),
         "preprocess": context.network.preprocess.content_digest(),
     }
     return context.stages.run("quantize", 1, inputs, make)
@@ -200,8 +205,3 @@ def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:
 def cache_folder(output: Path) -> Path:
     """Where the stages of bundles beside ``output`` are kept."""
     return output.parent / ".stages"
-
-
-def default_output(recipe: Recipe) -> Path:
-    """``engines/built/<name>`` below the current folder."""
-    return Path(os.curdir) / "engines" / "built" / recipe.name

@@ -4,6 +4,7 @@ The weights are a file, ``pretrained``, ``random[:seed]`` or ``auto``: pretraine
 of trying, else random with a warning. PyTorch is imported only to look into a checkpoint and to make the module.
 """
 
+import importlib.util
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from dnexport.errors import CheckpointError, DataError, RecipeError
 from dnexport.spec.archs import AnyArch, Arch, arch_from_text
-from dnexport.spec.manifest import Weights
+from dnexport.spec.manifest import Manifest, Weights
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import PreprocessChoice, Recipe
@@ -51,8 +52,18 @@ class Source:
     seed: int = 0
 
     def digest(self) -> str:
-        """SHA-256 of the file, or the seed in words."""
-        return digest_from_file(self.file) if self.file else f"random:{self.seed}"
+        """SHA-256 of the file, or the seed in words.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+        """
+        if self.file is None:
+            return f"random:{self.seed}"
+        try:
+            return digest_from_file(self.file)
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            raise CheckpointError(f"checkpoint {self.file} cannot be read: {reason}", "check its permissions") from exc
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,6 @@ class Network(Record):
         preprocess: pinned.
         assumed: fields of ``preprocess`` that neither a flag nor the checkpoint stated.
         class_names: one a class.
-        data: what the checkpoint says it was trained on.
     """
 
     arch: Arch
@@ -89,7 +99,6 @@ class Network(Record):
     preprocess: Preprocess
     assumed: tuple[str, ...]
     class_names: tuple[str, ...]
-    data: str | None
 
     def factory(self, source: Source) -> ModuleFactory:
         """Makes the module of this network."""
@@ -151,7 +160,6 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
 
         arch, metadata = arch_from_file(source.file, recipe.arch)
     names = metadata.class_names if metadata else ()
-    data = metadata.data if metadata else None
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)
     preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)
     return Network(
@@ -160,8 +168,27 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         preprocess=preprocess,
         assumed=assumed,
         class_names=_class_names(recipe, names, arch),
-        data=data,
     )
+
+
+def reference_factory(manifest: Manifest) -> ModuleFactory | None:
+    """Makes the bundle's PyTorch module; None where PyTorch or those very weights are not here."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    network = Network(
+        arch=manifest.arch,
+        arch_name=manifest.arch_name,
+        preprocess=manifest.preprocess,
+        assumed=manifest.assumed,
+        class_names=manifest.class_names,
+    )
+    word, _, seed = manifest.recipe.weights.partition(":")
+    source = (
+        Source("random", seed=int(seed or 0)) if word == "random" else Source("file", Path(manifest.recipe.weights))
+    )
+    if source.file is not None and not source.file.is_file():
+        return None
+    return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
 
 
 def _preprocess(
@@ -171,15 +198,22 @@ def _preprocess(
     default = arch.preprocess
     if arch.channels == 1:
         default = default.model_copy(update={"channels": "grey", "mean": (0.5,), "std": (0.5,)})
+    base = stated or default
     said = {name: value for name, value in choice.model_dump().items() if value is not None}
-    cropped = said.pop("crop", (stated or default).resize is not None)
-    if not cropped:
+    cropped = said.pop("crop", None)
+    if cropped is False:
         said["resize"] = None
-    elif "input_size" in said and "resize" not in said:
-        said["resize"] = round(max(said["input_size"]) * 256 / 224)
+    elif (
+        "resize" not in said and (cropped or base.resize is not None) and ("input_size" in said or base.resize is None)
+    ):
+        # torchvision's proportion: 256 for a crop of 224.
+        said["resize"] = round(max(said.get("input_size", base.input_size)) * 256 / 224)
+        if cropped is None and stated is None:
+            default = default.model_copy(update={"resize": said.pop("resize")})
+            base = default
     assumed = () if stated else tuple(name for name in Preprocess.model_fields if name not in said)
     try:
-        preprocess = Preprocess.model_validate((stated or default).model_dump() | said)
+        preprocess = Preprocess.model_validate(base.model_dump() | said)
     except ValidationError as exc:
         what, remedy = sentence_from_validation_error(exc, Preprocess.model_fields)
         raise RecipeError(f"preprocessing: {what}", remedy) from exc
@@ -209,7 +243,7 @@ def _class_names(recipe: Recipe, names: tuple[str, ...], arch: AnyArch) -> tuple
 
 
 def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:
-    name = PRETRAINED_FILES.get(arch)
+    name = PRETRAINED_FILES.get(arch.strip().lower())
     if name is None:
         if must:
             raise CheckpointError(
@@ -238,7 +272,12 @@ def _download(url: str, cached: Path, progress: Progress) -> None:
     progress.start(f"download {url}")
     cached.parent.mkdir(parents=True, exist_ok=True)
     prefix = cached.stem.partition("-")[2]
-    torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix, progress=False)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_S)  # torch hub sets none: a stalled transfer would hang for ever
+    try:
+        torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix, progress=False)
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def _hub_folder() -> Path:

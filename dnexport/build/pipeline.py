@@ -24,7 +24,7 @@ from dnexport.build.host_stages import (
     reference,
 )
 from dnexport.build.target_stages import TargetOutcome, build_target, place
-from dnexport.bundle.pack import staging, write_manifest
+from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.bench import Engine, measure_engines
@@ -66,6 +66,7 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
     Raises:
         DnexportError: nothing could be built; the first target's error where all failed. Nothing is written then.
     """
+    check_replaceable(output)
     recording = Recording(progress)
     targets = chosen_targets(recipe)
     context = context_from_recipe(recipe, cache_folder(output), recording)
@@ -92,7 +93,7 @@ def calibration_table(recipe: Recipe, cache: Path, progress: Progress) -> Path:
     Raises:
         DnexportError: as `build`, up to the calibration.
     """
-    context = context_from_recipe(recipe, cache, progress)
+    context = context_from_recipe(recipe.model_copy(update={"calibration_table": None}), cache, progress)
     return calibrate(context, canonical(context, export(context))) / TABLE
 
 
@@ -160,8 +161,8 @@ def _pack(
         reports = {outcome.report.target: outcome.report for outcome in outcomes}
         page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
         (folder / "report.html").write_text(page, encoding="utf-8")
-        manifest = write_manifest(folder, manifest)
-    return Bundle(output.resolve(), manifest, reports)
+        write_manifest(folder, manifest)
+    return Bundle.open(output.resolve())
 
 
 def _manifest(
@@ -173,14 +174,19 @@ def _manifest(
     summary = CalibrationTable.model_validate_json(table.read_bytes()) if table else None
     return Manifest(
         name=context.recipe.name,
-        recipe=context.recipe,
+        recipe=_resolved(context, outcomes),
         arch=network.arch,
         arch_name=network.arch_name,
         preprocess=network.preprocess,
         assumed=network.assumed,
         class_names=network.class_names,
         weights=network.weights(context.source),
-        golden=Golden(source=context.data.test.name, samples=len(labels), labelled=int((labels >= 0).sum())),
+        golden=Golden(
+            source=context.data.test.name,
+            test_digest=context.data.test.digest(),
+            samples=len(labels),
+            labelled=int((labels >= 0).sum()),
+        ),
         reference=_reference_run(context, referenced),
         calibration=CalibrationSummary(
             calibration_set=summary.calibration_set,
@@ -196,6 +202,14 @@ def _manifest(
         warnings=tuple(warnings),
         files={},
     )
+
+
+def _resolved(context: Context, outcomes: Sequence[TargetOutcome]) -> Recipe:
+    """The recipe without questions: which weights ``auto`` found, which targets it chose."""
+    source = context.source
+    weights = str(source.file) if source.file else f"random:{source.seed}"
+    targets = tuple(outcome.report.target for outcome in outcomes)
+    return context.recipe.model_copy(update={"weights": weights, "targets": targets})
 
 
 def _reference_run(context: Context, referenced: Path) -> ReferenceRun:

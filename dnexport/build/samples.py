@@ -20,12 +20,10 @@ class BuildData:
     Attributes:
         calibration: drawn from the training part; None where INT8 was not asked for.
         test: compared with PyTorch and with labels.
-        synthetic_test: no data were given, the test images are made up.
     """
 
     calibration: ImageSet | None
     test: ImageSet
-    synthetic_test: bool
 
 
 def data_from_recipe(recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...], *, calibrate: bool) -> BuildData:
@@ -36,19 +34,11 @@ def data_from_recipe(recipe: Recipe, preprocess: Preprocess, names: tuple[str, .
         RecipeError: INT8 without images.
     """
     splits = splits_from_source(recipe.data) if recipe.data else None
-    if splits is not None and splits.test.classes and len(splits.test.classes) != len(names):
-        raise DataError(
-            f"data {recipe.data} has {len(splits.test.classes)} classes and the network {len(names)}",
-            "give the data that it was trained on",
-        )
-    if splits is not None and splits.test.classes != names and set(splits.test.classes) == set(names):
-        raise DataError(
-            f"data {recipe.data} has the network's classes in another order",
-            "rename the folders to sort alike",
-        )
+    if splits is not None:
+        splits.test.check_classes(names)
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
     calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
-    return BuildData(calibration, test, splits is None)
+    return BuildData(calibration, test)
 
 
 def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:

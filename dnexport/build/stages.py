@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dnexport.errors import storage_error_from_os_error
+from dnexport.bundle.pack import remove_abandoned
+from dnexport.errors import error_from_os_error
 from dnexport.measure.environment import package_versions
 from dnexport.spec.manifest import StageRun
 from dnexport.spec.progress import Progress
@@ -37,6 +38,7 @@ class Stages:
         self._root = root
         self._progress = progress
         self._versions = package_versions()
+        remove_abandoned(root, ".*.partial")
         self.runs: dict[str, StageRun] = {}
 
     def run(self, name: str, version: int, inputs: dict[str, Any], make: Callable[[Path], None]) -> Path:
@@ -82,7 +84,7 @@ class Stages:
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         except OSError as exc:
-            raise storage_error_from_os_error(exc, folder) from exc
+            raise error_from_os_error(exc, folder) from exc
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

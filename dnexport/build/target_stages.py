@@ -14,9 +14,10 @@ from dnexport.build.stages import stage_key
 from dnexport.data.images import InputPart, input_from_pixels
 from dnexport.deploy.compile import compile_target
 from dnexport.deploy.targets import Chosen
-from dnexport.deploy.validate import Samples, Validated, engine_logits, validate_engine
+from dnexport.deploy.validate import Samples, Validated, check_parity, engine_logits, graph_floor, validate_engine
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import accuracy_from_logits
+from dnexport.measure.environment import machine_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import Accuracy, Census, TargetReport
 from dnexport.spec.record import digest_from_file
@@ -54,7 +55,9 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
         census = Census.model_validate_json((lowered / "census.json").read_bytes())
         report = TargetReport(target=name, status="prepared", companion=chosen.companion, census=census)
         if chosen.action == "prepare":
-            notes = (f"prepared only: {chosen.reason}; 'dnexport compile' on the device does the rest",)
+            notes = (
+                f"prepared only ({chosen.reason}): its lowered graph is in the bundle, for the device to build from",
+            )
             return TargetOutcome(chosen, _with_graph_accuracy(context, report, lowered, referenced, notes), lowered)
         compiled = _compile(context, chosen.target, lowered)
         engine = compiled / runtime_for(chosen.target).engine_file
@@ -68,9 +71,10 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
             }
         )
         if runtime_for(chosen.target).runs(chosen.target).usable:
-            report = _with_validation(context, chosen, report, compiled, engine, lowered, referenced)
+            report = _with_validation(context, chosen, report, compiled, engine, model, referenced)
         else:
-            notes = ("not run here: its GPU is elsewhere; its lowered graph was compared with PyTorch instead",)
+            reason = runtime_for(chosen.target).runs(chosen.target).reason
+            notes = (f"not run here: {reason}",)
             report = _with_graph_accuracy(context, report, lowered, referenced, notes)
         return TargetOutcome(chosen, report, lowered, engine)
     except DnexportError as exc:
@@ -117,7 +121,12 @@ def _compile(context: Context, target: Target, lowered: Path) -> Path:
         compiled = compile_target(lowered / MODEL, folder, target, recipe.profile, recipe.precision)
         (folder / "compiled.json").write_text(json.dumps({"proof": compiled.proof}), encoding="utf-8")
 
-    inputs = {"lowered": stage_key(lowered), "target": str(target), "profile": str(recipe.profile)}
+    inputs = {
+        "lowered": stage_key(lowered),
+        "target": str(target),
+        "profile": str(recipe.profile),
+        "machine": machine_identity(),
+    }
     return context.stages.run(f"compile:{target}", 1, inputs, make)
 
 
@@ -127,13 +136,13 @@ def _with_validation(
     report: TargetReport,
     compiled: Path,
     engine: Path,
-    lowered: Path,
+    model: Path,
     referenced: Path,
 ) -> TargetReport:
     def make(folder: Path) -> None:
         samples = samples_from_test(context, referenced)
         found = validate_engine(
-            engine, lowered / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance
+            engine, model / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance
         )
         (folder / "validated.json").write_bytes(_VALIDATED.dump_json(found))
 
@@ -141,6 +150,7 @@ def _with_validation(
         "compiled": stage_key(compiled),
         "reference": stage_key(referenced),
         "batch": context.recipe.profile.max_batch,
+        "machine": machine_identity(),
     }
     folder = context.stages.run(f"validate:{chosen.target}", 1, inputs, make)
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
@@ -169,10 +179,14 @@ def _with_graph_accuracy(
             lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance
         )
         accuracy = accuracy_from_logits(reference, logits, labels)
+        check_parity(f"the lowered graph of {report.target}", accuracy, graph_floor(context.recipe.precision))
         (folder / "accuracy.json").write_text(accuracy.model_dump_json(), encoding="utf-8")
 
     if not runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
-        return report.model_copy(update={"notes": notes})
+        return report.model_copy(
+            update={"notes": (*notes, "its lowered graph was not compared: no ONNX Runtime is here")}
+        )
+    notes = (*notes, "its lowered graph was compared with PyTorch instead")
     inputs = {"lowered": stage_key(lowered), "reference": stage_key(referenced)}
     folder = context.stages.run(f"check-graph:{report.target}", 1, inputs, make)
     accuracy = Accuracy.model_validate_json((folder / "accuracy.json").read_bytes())

@@ -6,14 +6,13 @@ the next build of the same bundle removes.
 
 import contextlib
 import ctypes
-import errno
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dnexport.errors import UsageError, storage_error_from_os_error
+from dnexport.errors import UsageError, error_from_os_error
 from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
 
@@ -30,22 +29,21 @@ def staging(destination: Path) -> Iterator[Path]:
         UsageError: the destination is something other than a bundle or an empty directory.
         StorageError: the file system refuses.
     """
-    _check_replaceable(destination)
+    check_replaceable(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(destination)
+        _restore_retired(destination)
+        remove_abandoned(destination.parent, f".{destination.name}.*.partial")
         temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
         temporary.mkdir()
     except OSError as exc:
-        raise storage_error_from_os_error(exc, destination) from exc
+        raise error_from_os_error(exc, destination) from exc
     try:
         yield temporary
         _sync(temporary)
         _put_in_place(temporary, destination)
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-            raise storage_error_from_os_error(exc, destination) from exc
-        raise
+        raise error_from_os_error(exc, destination) from exc
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -59,7 +57,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
-def _check_replaceable(destination: Path) -> None:
+def check_replaceable(destination: Path) -> None:
+    """Refuse to replace what is not a bundle.
+
+    Raises:
+        UsageError: a file, or a directory that holds something else.
+    """
     if not destination.exists() and not destination.is_symlink():
         return
     if not destination.is_dir() or destination.is_symlink():
@@ -68,12 +71,26 @@ def _check_replaceable(destination: Path) -> None:
         raise UsageError(f"output {destination} holds files that are no bundle", "choose another --output or empty it")
 
 
-def _remove_abandoned(destination: Path) -> None:
-    """Partial siblings whose process is gone."""
-    for sibling in destination.parent.glob(f".{destination.name}.*.partial"):
-        owner = sibling.name.split(".")[-2]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(sibling, ignore_errors=True)
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove the partial folders ``.name.<process>.partial`` of processes that are gone."""
+    for partial in folder.glob(pattern):
+        if _gone(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _restore_retired(destination: Path) -> None:
+    """Bring back a bundle whose replacement was interrupted between two renames."""
+    for retired in destination.parent.glob(f".{destination.name}.*.retired"):
+        if _gone(retired) and not destination.exists():
+            retired.rename(destination)
+        elif _gone(retired):
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def _gone(folder: Path) -> bool:
+    """Whether the process in a folder's name has ended; a folder of our own number is an earlier process's."""
+    owner = folder.name.split(".")[-2]
+    return owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner)))
 
 
 def _alive(process: int) -> bool:

@@ -54,11 +54,7 @@ class Bundle:
         """
         manifest = _manifest(path)
         _check_files(path, manifest)
-        reports = {
-            target: TargetReport.model_validate_json((path / "targets" / slug / "report.json").read_bytes())
-            for target, slug in manifest.targets.items()
-        }
-        return cls(path, manifest, reports)
+        return cls(path, manifest, {target: _report(path, manifest, slug) for target, slug in manifest.targets.items()})
 
     def engine(self, target: str) -> Path | None:
         """The engine file of a target, None where none was built."""
@@ -85,6 +81,21 @@ def _manifest(path: Path) -> Manifest:
             f"{file} is not a manifest of schema {SCHEMA}: {where}: {first['msg'].lower()}",
             "build the bundle again, or update dnexport",
         ) from exc
+
+
+def _report(path: Path, manifest: Manifest, slug: str) -> TargetReport:
+    """A target's report; it and the engine it names are among the verified files."""
+    name = f"targets/{slug}/report.json"
+    remedy = "copy the bundle again or build it again"
+    if name not in manifest.files:
+        raise IntegrityError(f"bundle {path} lists a target whose {name} is not among its files", remedy)
+    try:
+        report = TargetReport.model_validate_json((path / name).read_bytes())
+    except ValidationError as exc:
+        raise IntegrityError(f"file {name} of bundle {path} is no report of schema {SCHEMA}", remedy) from exc
+    if report.file is not None and report.file not in manifest.files:
+        raise IntegrityError(f"bundle {path} names an engine that is not among its files: {report.file}", remedy)
+    return report
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:

@@ -5,18 +5,21 @@ of densenet121 would cost 175 MB an image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from dnexport.calibrate.observers import observer
 from dnexport.data.images import InputPart
 from dnexport.errors import GraphError
 from dnexport.graph.contract import INPUT
 from dnexport.graph.values import add_initializer
-from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.onnxruntime import float_session
 from dnexport.spec.quantization import ObserverName, Range
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 def ranges_from_batches(
@@ -51,7 +54,7 @@ def ranges_from_batches(
     return {tensor: observers[tensor].range(tensor) for tensor in tensors}
 
 
-def _tapped_session(model: ir.Model, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
+def _tapped_session(model: ir.Model, tensors: Sequence[str]) -> "onnxruntime.InferenceSession":
     """The graph with a ReduceMin and a ReduceMax over all axes but the batch for each tensor."""
     graph = model.graph
     values = {value.name: value for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
@@ -66,7 +69,4 @@ def _tapped_session(model: ir.Model, tensors: Sequence[str]) -> onnxruntime.Infe
             node.outputs[0].shape = ir.Shape(["batch"])
             graph.append(node)
             graph.outputs.append(node.outputs[0])
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = available_threads()
-    content = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    return float_session(ir.to_proto(model).SerializeToString())

@@ -22,12 +22,14 @@ def bench(
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
-        from dnexport.build.remeasure import measure_bundle
+        from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.render import show_benchmarks
+        from dnexport.deploy.remeasure import measure_bundle
         from dnexport.spec.recipe import Bench
 
         protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
-        found = measure_bundle(Bundle.open(bundle), target, protocol, view)
+        opened = Bundle.open(bundle)
+        found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
         show_benchmarks(view, found)

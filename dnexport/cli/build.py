@@ -48,10 +48,11 @@ def build(
     debug: o.Debug = False,
 ) -> None:
     """Build engines from a checkpoint or an architecture, prove and measure them, and leave a bundle."""
+    from dnexport.build.document import NOTHING
     from dnexport.cli import flags
     from dnexport.cli.terminal import terminal
 
-    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+    with terminal(as_json=as_json, quiet=quiet, debug=debug, nothing=NOTHING) as view:
         values = {
             "arch": arch,
             "weights": weights,
@@ -70,6 +71,6 @@ def build(
         from dnexport.cli.render import show_build
 
         built = run_build(resolved, output or Path("engines/built") / resolved.name, view, bench=not no_bench)
-        show_build(view, built.bundle)
+        show_build(view, built.bundle, built.failures)
         if built.failures:
             raise typer.Exit(built.failures[0].exit_code)

@@ -18,6 +18,7 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The table.", show_default="calibration/tables/NAME.json")
     ] = None,
+    as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -25,7 +26,7 @@ def calibrate(
     from dnexport.cli import flags
     from dnexport.cli.terminal import terminal
 
-    with terminal(quiet=quiet, debug=debug) as view:
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         calibration = flags.said({"data": calibration_data, "count": calibration_images})
         values = {"arch": arch, "weights": weights, "data": data, "calibration": calibration, "precision": "int8"}
         resolved = flags.recipe_from_flags(recipe, values, suffix="calibration")
@@ -36,4 +37,5 @@ def calibrate(
         table = calibration_table(resolved, cache_folder(Path("engines/built") / resolved.name), view)
         destination = output or Path("calibration/tables") / f"{resolved.name}.json"
         write_atomically(destination, table.read_bytes())
+        view.document({"table": str(destination.resolve())})
         view.say(f"table  {destination.resolve()}")

@@ -13,6 +13,7 @@ def export(
     weights: o.Weights = None,
     input_size: o.InputSize = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.")] = Path("model.onnx"),
+    as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -20,7 +21,7 @@ def export(
     from dnexport.cli import flags
     from dnexport.cli.terminal import terminal
 
-    with terminal(quiet=quiet, debug=debug) as view:
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         preprocess = flags.preprocess_from_flags(input_size, None, None, None, None, None, None)
         recipe = flags.recipe_from_flags(
             None, {"arch": arch, "weights": weights, "preprocess": preprocess}, suffix="export"
@@ -31,4 +32,5 @@ def export(
 
         graph = canonical_graph(recipe, cache_folder(Path("engines/built") / recipe.name), view)
         write_atomically(output, graph.read_bytes())
+        view.document({"graph": str(output.resolve()), "bytes": output.stat().st_size})
         view.say(f"graph  {output.resolve()}  {output.stat().st_size / 1e6:.1f} MB")

@@ -1,5 +1,6 @@
 """From flags to recipe values: what was said, nothing else."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,16 @@ def recipe_from_flags(file: Path | None, flags: dict[str, Any], *, suffix: str) 
     """
     values = recipe_from_toml(file) if file else {}
     for key, value in said(flags).items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+        known = values.get(key, {})
+        if not isinstance(value, dict):
+            values[key] = value
+        elif isinstance(known, dict):  # anything else is left for the validation to refuse
+            values[key] = {**known, **value}
     if "name" not in values:
         weights = values.get("weights", "auto")
         stem = values.get("arch") or (Path(weights).stem if ":" not in weights else "densenet")
-        values["name"] = f"{stem}-{values.get('precision', 'fp16') if suffix == 'precision' else suffix}"
+        ending = values.get("precision", "fp16") if suffix == "precision" else suffix
+        values["name"] = f"{re.sub('[^A-Za-z0-9._-]+', '-', stem).strip('-._') or 'model'}-{ending}"
     return recipe_from_values(values, str(file) if file else "flags")
 
 

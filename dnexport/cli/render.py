@@ -1,16 +1,19 @@
 """Results as the terminal shows them."""
 
+from collections.abc import Sequence
+
 from dnexport.build.document import document_from_bundle
 from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
+from dnexport.errors import DnexportError
 from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport
 
 _DASH = "–"
 
 
-def show_build(view: Terminal, bundle: Bundle) -> None:
+def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]) -> None:
     """What each target became, and where it lies."""
-    view.document(document_from_bundle(bundle))
+    view.document(document_from_bundle(bundle, failures))
     view.say("")
     view.table(
         ["Target", "Status", "Executed", "Size", "Against PyTorch", "p50", "Speed-up over PyTorch's best"],

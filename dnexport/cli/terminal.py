@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, TargetUnavailable, storage_error_from_os_error
+from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, TargetUnavailable, error_from_os_error
 
-DOCUMENT_SCHEMA = 1
 _EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
 
 
@@ -25,10 +24,12 @@ class Terminal:
     Args:
         as_json: print one document on stdout and nothing else there.
         quiet: no progress.
+        nothing: the document of a command that failed, but for its error.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, nothing: dict[str, Any]) -> None:
         self.as_json = as_json
+        self.nothing = nothing
         self._quiet = quiet
         self._out = _console(stderr=False)
         self._err = _console(stderr=True)
@@ -38,6 +39,7 @@ class Terminal:
 
     def start(self, stage: str) -> None:
         """Show a stage: a live line on a terminal, nothing yet in a pipe."""
+        self.stop()
         self._stage = stage
         if self._quiet or not self._err.is_terminal:
             return
@@ -98,8 +100,7 @@ class Terminal:
         self.stop()
         self._err.print("error:", style="bold red", end=" ")
         self._err.print(str(error), soft_wrap=True)
-        details = {"class": type(error).__name__, "message": error.message, "remedy": error.remedy}
-        self.document({"schema": DOCUMENT_SCHEMA, "status": "failed", "error": details})
+        self.document({**self.nothing, "error": error.document()})
 
 
 def _console(*, stderr: bool) -> Console:
@@ -109,9 +110,11 @@ def _console(*, stderr: bool) -> Console:
 
 
 @contextlib.contextmanager
-def terminal(*, as_json: bool = False, quiet: bool = False, debug: bool = False) -> Iterator[Terminal]:
+def terminal(
+    *, as_json: bool = False, quiet: bool = False, debug: bool = False, nothing: dict[str, Any] | None = None
+) -> Iterator[Terminal]:
     """Run a command: errors of ours become a sentence and an exit code, Ctrl-C becomes 130."""
-    view = Terminal(as_json=as_json, quiet=quiet)
+    view = Terminal(as_json=as_json, quiet=quiet, nothing=nothing or {"schema": 1, "status": "failed"})
     try:
         yield view
     except DnexportError as exc:
@@ -119,10 +122,11 @@ def terminal(*, as_json: bool = False, quiet: bool = False, debug: bool = False)
     except ModuleNotFoundError as exc:
         _fail(view, _missing_package(exc), debug)
     except OSError as exc:
-        _fail(view, storage_error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
+        _fail(view, error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
     except KeyboardInterrupt:
         view.stop()
         sys.stderr.write("interrupted; nothing was replaced\n")
+        view.document({**view.nothing, "error": {"class": "Interrupted", "message": "interrupted", "remedy": ""}})
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
     finally:
         view.stop()

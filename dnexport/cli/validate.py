@@ -15,11 +15,13 @@ def validate(
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
-        from dnexport.build.remeasure import validate_bundle
+        from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.render import accuracy_text
+        from dnexport.deploy.remeasure import validate_bundle
 
-        found = validate_bundle(Bundle.open(bundle), target, data, view)
+        opened = Bundle.open(bundle)
+        found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
         view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
         rows = [
             [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]

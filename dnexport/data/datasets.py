@@ -63,11 +63,31 @@ class ImageSet:
         return np.concatenate([empty, *self.batches(preprocess, 256)])
 
     def digest(self) -> str:
-        """SHA-256 over the pictures' bytes, the labels and the classes: the set's identity in stage digests."""
+        """SHA-256 over the pictures' bytes, the labels and the classes: the set's identity in stage digests.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
         state = hashlib.sha256(repr((self.labels, self.classes)).encode())
         for picture in self.pictures:
-            state.update(picture.read_bytes() if isinstance(picture, Path) else picture.tobytes())
+            state.update(_bytes(picture))
         return state.hexdigest()
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Refuse labels that mean something else to a network with the classes ``names``.
+
+        Raises:
+            DataError: another number of classes, or the same names in another order.
+        """
+        if self.classes and len(self.classes) != len(names):
+            raise DataError(
+                f"data {self.name} has {len(self.classes)} classes and the network {len(names)}",
+                "give the data that it was trained on",
+            )
+        if set(self.classes) == set(names) and self.classes != tuple(names):
+            raise DataError(
+                f"data {self.name} has the network's classes in another order", "rename the folders to sort alike"
+            )
 
     def draw(self, count: int, seed: int) -> "ImageSet":
         """``count`` pictures drawn evenly over the classes, without replacement, in a seeded order."""
@@ -85,13 +105,16 @@ class ImageSet:
         return drawn
 
     def split(self, second_share: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
-        """Two disjoint parts, stratified by class; the second holds ``second_share`` of each class."""
+        """Two disjoint parts, stratified by class; the second holds ``second_share`` of each class, at least one image.
+
+        A class of one image stays in the first part.
+        """
         generator = np.random.default_rng(seed)
         first: list[int] = []
         second: list[int] = []
         for members in _members(self.labels).values():
             order = [int(i) for i in generator.permutation(members)]
-            cut = round(len(order) * second_share)
+            cut = min(max(1, round(len(order) * second_share)), len(order) - 1)
             second += order[:cut]
             first += order[cut:]
         return self.subset(sorted(first)), self.subset(sorted(second))
@@ -118,7 +141,10 @@ def splits_from_source(source: str, *, seed: int = 0) -> Splits:
         return digits()
     parts = _parts(Path(source))
     if parts is None:
-        return Splits(*images_from_folder(Path(source)).split(0.2, seed))
+        split = Splits(*images_from_folder(Path(source)).split(0.2, seed))
+        if not len(split.test):
+            raise DataError(f"data folder {source} has one image a class, none is left to test on", "add images")
+        return split
     splits = Splits(*map(images_from_folder, parts))
     if splits.train.classes != splits.test.classes:
         odd = sorted(set(splits.train.classes) ^ set(splits.test.classes))
@@ -227,6 +253,16 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
+
+
+def _bytes(picture: Path | np.ndarray) -> bytes:
+    if not isinstance(picture, Path):
+        return picture.tobytes()
+    try:
+        return picture.read_bytes()
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise DataError(f"image {picture} cannot be read: {reason}", "remove it or check its permissions") from exc
 
 
 def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | Path:

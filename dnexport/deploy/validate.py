@@ -29,10 +29,8 @@ PARITY_FLOORS_DB = {
     Execution.F32: 60.0,
     Execution.F16: 35.0,
     Execution.BF16: 20.0,
-    Execution.INT8_F32: 6.0,
-    Execution.INT8_F16: 6.0,
-    Execution.INT8_BF16: 6.0,
 }
+INT8_PARITY_FLOOR_DB = 6.0
 # Two runtimes on one INT8 graph: 48 dB on a trained net of 40 layers. In a deep net of random weights one code that
 # rounds the other way changes codes in every later layer, so that even one runtime differs from itself by as much as
 # INT8 from FP32 once its optimizer is off. There the other runtime must be no worse than that, but for the margin.
@@ -76,7 +74,7 @@ def validate_engine(
 
     Args:
         engine: the file.
-        graph: the canonical graph; for INT8 ONNX Runtime runs it as the second opinion.
+        graph: the canonical graph with its Q/DQ; for INT8 ONNX Runtime runs it as the second opinion.
         target: of the engine.
         precision: asked for.
         samples: what it is run on.
@@ -88,7 +86,9 @@ def validate_engine(
     """
     logits, executed = engine_logits(engine, target, precision, samples, tick)
     accuracy = accuracy_from_logits(samples.reference, logits, samples.labels)
-    check_parity(str(target), accuracy, _floor(executed.execution, precision))
+    # A runtime that simulates int8 in float has int8's floor.
+    floor = INT8_PARITY_FLOOR_DB if precision is Precision.INT8 else PARITY_FLOORS_DB[executed.execution]
+    check_parity(str(target), accuracy, floor)
     cross_check = None
     if precision is Precision.INT8 and target != _ORT_CPU:
         other, _ = engine_logits(graph, _ORT_CPU, precision, samples, tick)
@@ -167,6 +167,10 @@ def check_against(
     return CrossCheck(against=other_target, snr_db=snr, own_snr_db=own, floor_db=floor)
 
 
-def _floor(execution: Execution, precision: Precision) -> float:
-    """A runtime that simulates int8 in float has int8's floor."""
-    return PARITY_FLOORS_DB[Execution.INT8_F32 if precision is Precision.INT8 else execution]
+def graph_floor(precision: Precision) -> float:
+    """The floor of a lowered graph that ONNX Runtime computes in place of its engine."""
+    return {
+        Precision.FP32: PARITY_FLOORS_DB[Execution.F32],
+        Precision.FP16: PARITY_FLOORS_DB[Execution.F16],
+        Precision.INT8: INT8_PARITY_FLOOR_DB,
+    }[precision]

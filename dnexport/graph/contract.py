@@ -18,7 +18,6 @@ from google.protobuf.message import DecodeError
 from dnexport.errors import GraphError
 
 INPUT = "input"
-OUTPUT = "logits"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ Weights are stored as int8 behind DequantizeLinear; zero points are 0; biases st
 parser, TensorRT for RTX, OpenVINO and ONNX Runtime all accept. The classifier (a Gemm) stays in float: it is a
 thousandth of the work and feeds the answer directly.
 
-Scales are rounded up to values that FP16 holds exactly, so that a lowering to an FP16 body changes no quantized code.
+Scales are rounded up to values that FP16 holds exactly, so that a lowering to an FP16 body changes no scale and no
+weight's code.
 """
 
 import numpy as np

@@ -6,9 +6,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.gpu import gpu_names
 from dnexport.spec.metrics import Environment
 
-_PACKAGES = ("dnexport", "torch", "onnx", "onnxruntime", "onnxruntime-ep-openvino", "tensorrt-rtx", "tensorrt", "numpy")
+_PACKAGES = (
+    "dnexport",
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-openvino",
+    "tensorrt-rtx",
+    "tensorrt",
+    "polygraphy",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+)
 _FEATURES = (
     "avx2",
     "avx512f",
@@ -51,6 +67,12 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine_identity() -> list[str]:
+    """What decides how an engine is built and what it executes here: processor, its instructions, GPUs."""
+    cpu, flags = _cpu()
+    return [cpu, *sorted(name for name in _FEATURES if name in flags), *gpu_names()]
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

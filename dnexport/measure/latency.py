@@ -45,12 +45,13 @@ class Probe:
 
     def warm_up(self, batch: int, block_s: float) -> int:
         """Query until two blocks in a row have medians within 3 %, or six blocks; the number of queries."""
-        queries, last = 0, float("inf")
+        queries = 0
+        last: float | None = None
         for _ in range(_WARM_UP_BLOCKS):
             times = self.block(batch, block_s, 0)
             queries += len(times)
             now = median(times)
-            if abs(now - last) <= _STEADY * last:
+            if last is not None and abs(now - last) <= _STEADY * last:
                 break
             last = now
         return queries

@@ -7,9 +7,9 @@ differ from torchvision's only in wrapping (``state_dict``, ``model``), in a pre
 
 import json
 import pickle
+import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def _check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin
         if value.shape != own[key].shape:
             raise CheckpointError(
                 f"checkpoint {origin} has {key} of {list(value.shape)}, the arch wants {list(own[key].shape)}",
-                "name the --arch, or the --classes, that it was trained with",
+                "name the --arch that it was trained with",
             )
         if not value.is_floating_point():
             raise CheckpointError(
@@ -116,20 +116,24 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             # PyTorch warns of pickle protocols that it may not know; what it does not know it refuses.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
-        if "Weights only load failed" in str(exc) and "Unsupported" in str(exc):
+    except Exception as exc:  # a damaged file can make the unpickler raise anything
+        if (isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc)) or _names_code(path):
             raise CheckpointError(
                 f"checkpoint {path} is a pickle that would run code when loaded, and is refused",
                 "save its state_dict() with torch.save and give that",
             ) from exc
-        raise CheckpointError(
-            f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again"
-        ) from exc
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as exc:
-        raise CheckpointError(
-            f"checkpoint {path} is truncated or no PyTorch file", "download or copy it again"
-        ) from exc
+        remedy = "download or copy it again"
+        raise CheckpointError(f"checkpoint {path} is truncated or no PyTorch file", remedy) from exc
     return _unwrapped(content, path)
+
+
+def _names_code(path: Path) -> bool:
+    """Whether a file is a whole pickle that refers to functions, by opcodes that PyTorch's unpickler may not know."""
+    try:
+        names = {opcode.name for opcode, _, _ in pickletools.genops(path.read_bytes())}
+    except Exception:  # no pickle
+        return False
+    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST"})
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
 from dnexport.data.images import InputBatch
 from dnexport.errors import ParityFailed
 from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.onnxruntime import float_session
 
 OPSET = 19
 INPUT, OUTPUT = "input", "logits"
@@ -68,8 +68,7 @@ def compare_graphs(before: Path, after: Path, images: InputBatch) -> None:
 
 def graph_logits(path: Path, images: InputBatch) -> Logits:
     """Logits of a graph on ONNX Runtime's CPU provider."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    logits: Logits = session.run([OUTPUT], {INPUT: images})[0]
+    logits: Logits = float_session(path).run([OUTPUT], {INPUT: images})[0]
     return logits
 
 

@@ -1,7 +1,7 @@
 """``report.html``: one self-contained page over one or several bundles."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,7 @@ import jinja2
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Benchmark, TargetReport
+from dnexport.spec.metrics import Benchmark, Environment, TargetReport
 
 
 @runtime_checkable
@@ -30,6 +30,15 @@ class Bundle(Protocol):
     @property
     def reports(self) -> Mapping[str, TargetReport]:
         """One a target."""
+
+
+# What must be equal for two bundles' numbers to stand side by side.
+_IDENTITY: dict[str, Callable[[Manifest], object]] = {
+    "weights": lambda manifest: manifest.weights.digest,
+    "preprocessing": lambda manifest: manifest.preprocess,
+    "test images": lambda manifest: manifest.golden.test_digest,
+    "bench settings": lambda manifest: manifest.recipe.bench,
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,13 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
         paths: as the user named them, for the command that reproduces the page.
 
     Raises:
-        UsageError: bundles of different networks: their numbers do not compare.
+        UsageError: bundles whose numbers do not compare.
     """
     first = bundles[0].manifest
-    odd = next((b for b in bundles if b.manifest.weights.digest != first.weights.digest), None)
-    if odd is not None:
-        raise UsageError(f"bundles {bundles[0].path} and {odd.path} hold different networks", "report on each alone")
+    for what, value in _IDENTITY.items():
+        odd = next((b for b in bundles if value(b.manifest) != value(first)), None)
+        if odd is not None:
+            raise UsageError(f"bundles {bundles[0].path} and {odd.path} differ in their {what}", "report on each alone")
     reports = [Column(bundle, report) for bundle in bundles for report in bundle.reports.values()]
     engines = [column for column in reports if column.report.status == "validated"]
     return (
@@ -66,6 +76,7 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
         .get_template("page.html.j2")
         .render(
             manifest=first,
+            machines=_machines(bundles),
             bundles=bundles,
             engines=engines,
             others=[column for column in reports if column.report.status != "validated"],
@@ -76,6 +87,12 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
             verdict=[_verdict(column) for column in engines],
         )
     )
+
+
+def _machines(bundles: Sequence[Bundle]) -> list[Environment]:
+    """The machines that the bundles were made on, each once; how busy one was does not make it another."""
+    found = [bundle.manifest.environment.model_copy(update={"load_average": None}) for bundle in bundles]
+    return [machine for index, machine in enumerate(found) if machine not in found[:index]]
 
 
 def _verdict(column: Column) -> str:

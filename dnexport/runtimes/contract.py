@@ -26,6 +26,14 @@ class Availability:
     remedy: str = ""
 
 
+def broken(package: str, exc: Exception) -> Availability:
+    """An installed package that does not load."""
+    first_line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+    return Availability(
+        False, f"{package} is installed but does not load: {first_line}", f"pip install --force-reinstall {package}"
+    )
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """How a session runs.

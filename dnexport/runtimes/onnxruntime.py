@@ -16,8 +16,9 @@ import numpy as np
 
 from dnexport.data.images import InputBatch
 from dnexport.errors import BuildFailed, TargetUnavailable
-from dnexport.runtimes.arrays import Logits
-from dnexport.runtimes.contract import Availability, Compiled, Executed, SessionOptions
+from dnexport.runtimes.arrays import Logits, available_threads
+from dnexport.runtimes.contract import Availability, Compiled, Executed, SessionOptions, broken
+from dnexport.runtimes.gpu import gpu_names
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.profile import Profile
 from dnexport.spec.target import Target
@@ -44,11 +45,17 @@ class OnnxRuntime:
         """Whether the package, and the provider in it, is here."""
         if importlib.util.find_spec("onnxruntime") is None:
             return Availability(False, "onnxruntime is not installed", "pip install 'dnexport[cpu]'")
-        import onnxruntime
+        try:
+            import onnxruntime
 
-        version = f"onnxruntime {onnxruntime.__version__}"
+            version = f"onnxruntime {onnxruntime.__version__}"
+            providers = onnxruntime.get_available_providers()
+        except Exception as exc:  # a broken installation can raise anything
+            return broken("onnxruntime", exc)
+        if target.device == "cuda" and not gpu_names():
+            return Availability(False, "no NVIDIA GPU is here", "copy the bundle to the machine with the GPU")
         if target.device == "cuda":
-            usable = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+            usable = "CUDAExecutionProvider" in providers
             reason = version if usable else f"{version} has no CUDA provider"
             return Availability(
                 usable, reason, "" if usable else "pip install 'dnexport[gpu]' in an environment of its own"
@@ -142,6 +149,16 @@ class OnnxRuntimeSession:
         return Executed(Execution(word), proof, {kind: count / total for kind, count in sorted(convolutions.items())})
 
 
+def float_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
+    """A graph on ONNX Runtime's own CPU provider, threads not spinning: for comparing and for calibrating graphs."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = available_threads()
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+
 def _kernels_of_one_query(
     engine: Path, target: Target, options: SessionOptions, input_shape: tuple[int, int, int]
 ) -> list[tuple[str, str]]:
@@ -188,6 +205,8 @@ def _inference_session(
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile_to)
     providers: list[Any] = [f"{target.device.upper()}ExecutionProvider"]
+    if target.device == "cuda":
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     if target.runtime == "openvino":
         settings.add_provider_for_devices([_openvino_device()], _openvino_options(options, profile_to is not None))
         providers = []
@@ -231,6 +250,8 @@ def _openvino_availability(version: str) -> Availability:
         device = _openvino_device()
     except TargetUnavailable as exc:
         return Availability(False, exc.message, exc.remedy)
+    except Exception as exc:  # a plug-in of another ONNX Runtime version can raise anything
+        return broken("onnxruntime-ep-openvino", exc)
     plugin = device.ep_metadata.get("version", "?").partition("+")[0]
     return Availability(
         True, f"{version}, OpenVINO plug-in {plugin}, {device.ep_metadata.get('FULL_DEVICE_NAME', 'CPU')}"

@@ -6,13 +6,12 @@ about precision: the graph's types say it, and what the parser understood of the
 """
 
 import importlib.util
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from dnexport.errors import BuildFailed, TargetUnavailable
-from dnexport.runtimes.contract import Availability, Compiled, Session, SessionOptions
+from dnexport.runtimes.contract import Availability, Compiled, Session, SessionOptions, broken
+from dnexport.runtimes.gpu import gpu_names
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.profile import Profile
 from dnexport.spec.target import Target
@@ -39,7 +38,10 @@ class TensorRT:
                 "no NVIDIA GPU is here, and TensorRT builds for the GPU it finds",
                 "run 'dnexport build' on the machine with the GPU",
             )
-        return Availability(True, f"{module} {_version(module)}")
+        try:
+            return Availability(True, f"{module} {importlib.import_module(module).__version__}")
+        except Exception as exc:  # a broken installation can raise anything
+            return broken(module, exc)
 
     def runs(self, target: Target) -> Availability:
         """Running needs a GPU, and is not part of this version."""
@@ -82,7 +84,9 @@ class TensorRT:
             plan = backend.engine_bytes_from_network((builder, network, parser), config=config)
         except PolygraphyException as exc:
             first_line = str(exc).strip().splitlines()[0]
-            raise BuildFailed(f"{target} refuses {graph.name}: {first_line}", "see the build log with --debug") from exc
+            raise BuildFailed(
+                f"{target} refuses {graph.name}: {first_line}", "look at the graph with 'polygraphy inspect model'"
+            ) from exc
         engine = folder / self.engine_file
         engine.write_bytes(bytes(plan))
         return Compiled(engine, proof)
@@ -94,23 +98,8 @@ class TensorRT:
         raise TargetUnavailable(f"target {target} cannot run here: {availability.reason}", availability.remedy)
 
 
-def gpu_names() -> list[str]:
-    """The NVIDIA GPUs that the driver lists; empty without a driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    listing = subprocess.run(
-        [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    return [line.strip() for line in listing.stdout.splitlines() if line.strip()] if listing.returncode == 0 else []
-
-
 def _module_name(target: Target) -> str:
     return "tensorrt_rtx" if target.runtime == "tensorrt-rtx" else "tensorrt"
-
-
-def _version(module: str) -> str:
-    return str(importlib.import_module(module).__version__)
 
 
 def _config(backend: Any, builder: Any, network: Any, target: Target, profile: Profile) -> Any:

@@ -35,9 +35,11 @@ class Golden(Record):
         source: the data they were drawn from, or ``synthetic``.
         samples: how many.
         labelled: how many have a label.
+        test_digest: of the whole test set that they were drawn from and that engines were validated on.
     """
 
     source: str
+    test_digest: str
     samples: int
     labelled: int
 

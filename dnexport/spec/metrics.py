@@ -48,7 +48,7 @@ class Latency(Record):
         p50_ms: median.
         p90_ms: 90th percentile; None where the queries are too few to bound it (`measure.statistics`).
         p99_ms: 99th percentile; None likewise.
-        images_per_second: images of all measured queries by the wall time of their blocks.
+        images_per_second: images of all measured queries by the sum of their times, one query at a time.
         warm_up_queries: queries before the first measured one, not in the samples.
     """
 

@@ -108,9 +108,13 @@ class Recipe(Record):
     @model_validator(mode="after")
     def _something_to_build(self) -> "Recipe":
         if self.arch is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
-            raise ValueError("an arch is needed where the weights are not a file")
+            raise ValueError(
+                "an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"
+            )
         if self.bench.batch > self.profile.max_batch:
-            raise ValueError(f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}")
+            raise ValueError(
+                f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}; raise --batch"
+            )
         return self
 
     @property
@@ -133,6 +137,8 @@ def recipe_from_toml(path: Path) -> dict[str, Any]:
     if isinstance(calibration, str):
         calibration = calibration_set_from_toml(path.parent / calibration)
         values["calibration"] = calibration.model_dump(exclude_unset=True)
+    elif isinstance(calibration, dict) and "data" in calibration:
+        calibration["data"] = _resolved(calibration["data"], path.parent)
     values.setdefault("name", path.stem)
     return values
 

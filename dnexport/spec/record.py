@@ -60,6 +60,9 @@ def sentence_from_validation_error(error: ValidationError, fields: Iterable[str]
     if first["type"] == "missing":
         return f"key '{where}' is missing", "add it"
     problem = first["msg"].removeprefix("Value error, ")
+    if not where:  # a rule about several keys, whose message says it all
+        what, _, remedy = problem.partition("; ")
+        return what, remedy or "change one of them"
     return f"key '{where}' is {first['input']!r}", problem[0].lower() + problem[1:]
 
 

@@ -39,6 +39,14 @@ def golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     return input_from_pixels(samples.images, bundle.manifest.preprocess), samples.logits
 
 
+def test_it_is_done_in_time(demo_run: tuple[str, float]) -> None:
+    """Two minutes of training, and six in all with an installation of two."""
+    words, seconds = demo_run
+    assert int(re.search(r"held-out images after (\d+) s", words)[1]) <= 120
+    assert seconds <= 240
+    assert words.rstrip().endswith("digits.html")
+
+
 def test_the_network_is_trained(fp16: Bundle) -> None:
     manifest = fp16.manifest
     assert manifest.weights.trained
@@ -62,6 +70,8 @@ def test_the_fp16_graph_is_40_db_in_real_half_precision(fp16: Bundle, tmp_path: 
         tmp_path / "model.onnx", Target.parse("openvino:cpu"), SessionOptions(Execution.F16, 2)
     )
     assert snr_db(reference, session(images)) >= 40
+    if "avx512_fp16" in fp16.manifest.environment.cpu_features:
+        assert session.executed().execution is Execution.F16
 
 
 def test_int8_changes_at_most_two_digits(int8: Bundle) -> None:
@@ -121,6 +131,22 @@ def test_predict_names_the_digit(
     lines = done.stdout.splitlines()
     assert len(lines) == 6
     assert re.match(rf"\s+9\d\.\d+%\s+{test.labels[0]}$", lines[1])
+
+
+def test_predict_names_what_is_not_there(
+    fp16: Bundle, run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = run_cli("predict", str(fp16.path), "none.png", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (3, "error: image none.png does not exist; check the path\n")
+    done = run_cli("predict", str(fp16.path), "none.png", "--target", "tensorrt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has no engine for 'tensorrt'" in done.stderr
+
+
+def test_the_stored_recipe_asks_no_questions(fp16: Bundle, root: Path) -> None:
+    recipe = fp16.manifest.recipe
+    assert recipe.weights == str(root / "engines" / "built" / "digits.safetensors")
+    assert recipe.targets == ("tensorrt-rtx:sm80+sm86+sm89+sm120", "openvino:cpu")
 
 
 def test_validate_and_bench_speak_json(

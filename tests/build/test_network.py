@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from dnexport.build.network import Source, network_from_source, source_from_recipe
+from dnexport.build.network import Source, network_from_source, reference_factory, source_from_recipe
+from dnexport.build.pipeline import build
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
+from dnexport.models.checkpoint import METADATA_KEY
 from dnexport.models.zoo import module_from_seed
 from dnexport.spec.archs import NAMED
+from dnexport.spec.preprocess import CIFAR
 from dnexport.spec.progress import Recording, Silent
 from dnexport.spec.recipe import PreprocessChoice, Recipe
+from dnexport.spec.training import CheckpointMetadata, TrainingRecipe
 
 NAME = "densenet-bc-40-12"
 
@@ -46,6 +51,17 @@ def test_pretrained_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: p
         source_from_recipe(recipe(weights="pretrained"), Silent())
 
 
+def test_a_bundle_of_auto_weights_can_be_measured_again(tmp_path: Path) -> None:
+    """``auto`` is stored as what it found, so that `reference_factory` makes the same network."""
+    asked = Recipe(name="r", arch=NAME, precision="fp32", targets=("onnxruntime:cpu",))
+    manifest = build(asked, tmp_path / "b", Silent(), bench=False).bundle.manifest
+    assert manifest.recipe.weights == "random:0"
+    factory = reference_factory(manifest)
+    assert factory is not None
+    other = manifest.model_copy(update={"weights": manifest.weights.model_copy(update={"digest": "other"})})
+    assert reference_factory(other) is None
+
+
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
@@ -70,6 +86,48 @@ def test_preprocessing_is_flags_then_defaults_and_says_what_it_assumed() -> None
     assert "interpolation" not in network.assumed
     whole = network_from_source(recipe(arch="densenet121", preprocess=PreprocessChoice(crop=False)), Source("random"))
     assert whole.preprocess.resize is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "resize", "assumed"),
+    [
+        ({}, None, True),
+        ({"crop": True}, 37, False),
+        ({"resize": 40}, 40, False),
+        ({"crop": False}, None, False),
+    ],
+)
+def test_crop_and_resize_of_a_net_that_crops_nothing_by_itself(
+    choice: dict[str, object], resize: int | None, assumed: bool
+) -> None:
+    chosen = PreprocessChoice.model_validate(choice)
+    network = network_from_source(recipe(preprocess=chosen), Source("random"))
+    assert network.preprocess.resize == resize
+    assert ("resize" in network.assumed) == assumed
+
+
+def test_a_checkpoints_word_is_kept(tmp_path: Path) -> None:
+    stated = CIFAR.model_copy(update={"resize": 40})
+    arch = NAMED[NAME].arch
+    training = TrainingRecipe()
+    metadata = CheckpointMetadata(
+        arch=arch,
+        arch_name=NAME,
+        preprocess=stated,
+        class_names=tuple("abcdefghij"),
+        data="d",
+        training=training,
+        test_top1=1,
+        test_images=1,
+    )
+    module = module_from_seed(arch, (32, 32), 0)
+    save_file(module.state_dict(), tmp_path / "w.safetensors", metadata={METADATA_KEY: metadata.model_dump_json()})
+    network = network_from_source(
+        Recipe(name="r", weights=str(tmp_path / "w.safetensors")), Source("file", tmp_path / "w.safetensors")
+    )
+    assert network.preprocess == stated
+    assert network.assumed == ()
+    assert network.class_names == tuple("abcdefghij")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def manifest() -> Manifest:
     return Manifest(
         name="tiny", recipe=Recipe(name="tiny", arch="densenet121"), arch=TINY, arch_name=None, preprocess=TINY_PREPROCESS,
         assumed=(), class_names=("a",) * 5, weights=Weights(source="random", file=None, digest="0", trained=False),
-        golden=Golden(source="synthetic", samples=1, labelled=0), reference=ReferenceRun(form="eager fp32", threads=1, top1=None, samples=1),
+        golden=Golden(source="synthetic", test_digest="0", samples=1, labelled=0), reference=ReferenceRun(form="eager fp32", threads=1, top1=None, samples=1),
         calibration=None, targets={"onnxruntime:cpu": "onnxruntime-cpu"}, stages={}, environment=environment(), warnings=(), files={},
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def test_an_earlier_bundle_is_replaced_whole(bundle: Path) -> None:
 
 
 def test_a_failure_leaves_the_earlier_bundle(bundle: Path) -> None:
-    with pytest.raises(IsADirectoryError), staging(bundle) as folder:
+    with pytest.raises(BadInput, match="is a directory"), staging(bundle) as folder:
         (folder / "model.onnx").write_bytes(b"half") and folder.read_bytes()
     assert (bundle / "model.onnx").read_bytes() == b"model"
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
@@ -82,6 +82,15 @@ def test_without_an_atomic_exchange_it_works_too(bundle: Path, monkeypatch: pyte
     monkeypatch.setattr("sys.platform", "darwin")
     write_bundle(bundle, b"newer")
     assert (bundle / "model.onnx").read_bytes() == b"newer"
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_a_replacement_interrupted_between_its_renames_is_undone(bundle: Path) -> None:
+    bundle.rename(bundle.with_name(".bundle.999999999.retired"))
+    (bundle.with_name(f".bundle.{os.getpid()}.partial")).mkdir()
+    with pytest.raises(ZeroDivisionError), staging(bundle):
+        _ = 1 / 0
+    assert (bundle / "model.onnx").read_bytes() == b"model"
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 
 
@@ -121,8 +130,8 @@ def test_a_full_or_read_only_disk_is_named(bundle: Path, code: int, message: str
     Bundle.open(bundle)
 
 
-def test_other_os_errors_keep_their_class(bundle: Path) -> None:
-    with pytest.raises(FileNotFoundError), staging(bundle) as folder:
+def test_other_os_errors_are_no_storage_errors(bundle: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot use .*none: no such file"), staging(bundle) as folder:
         (folder / "none").read_bytes()
 
 
@@ -163,6 +172,27 @@ def link(path: Path) -> None:
 )  # fmt: skip
 def test_what_is_not_as_the_manifest_says_is_refused(bundle: Path, harm: object, message: str) -> None:
     harm(bundle)
+    with pytest.raises(IntegrityError, match=message):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    ("report", "slug", "message"),
+    [
+        ("{}", "onnxruntime-cpu", r"targets/onnxruntime-cpu/report\.json of bundle .* is no report of schema 1"),
+        (
+            '{"target": "x", "status": "built", "file": "/bin/sh"}',
+            "onnxruntime-cpu",
+            r"names an engine that is not among its files: /bin/sh",
+        ),
+        (None, "../elsewhere", r"lists a target whose targets/\.\./elsewhere/report\.json is not among its files"),
+    ],
+)
+def test_a_report_is_trusted_no_more_than_the_rest(bundle: Path, report: str | None, slug: str, message: str) -> None:
+    """The digests are right here: somebody wrote the whole bundle anew."""
+    if report is not None:
+        (bundle / "targets" / "onnxruntime-cpu" / "report.json").write_text(report)
+    write_manifest(bundle, manifest().model_copy(update={"targets": {"onnxruntime:cpu": slug}}))
     with pytest.raises(IntegrityError, match=message):
         Bundle.open(bundle)
 

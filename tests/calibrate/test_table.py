@@ -4,9 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from dnexport.calibrate.calibrate import table_from_images
 from dnexport.calibrate.collect import ranges_from_batches
 from dnexport.calibrate.observers import MinMax
-from dnexport.calibrate.table import check_table, save_table, table_from_images, table_from_path
+from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import input_from_pixels
 from dnexport.errors import DataError, GraphError

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnexport.build.document import NOTHING
 from dnexport.models.zoo import module_from_seed
 from dnexport.spec.archs import NAMED
 from tests.data.test_datasets import write_images
@@ -68,10 +69,13 @@ CASES = {
     "unknown target": (build("--arch", NAME, "--target", "tensorflow"), 2, "unknown target 'tensorflow'"),
     "a target that cannot work here": (build("--arch", NAME, "--target", "torch"), 4, "target torch cannot work here"),
     "an unsaid stand-in": (build("--arch", NAME, "--target", "onnxruntime:cpu"), 2, "would execute fp16 as f32; say --allow-execution f32"),
+    "nothing to build": (build(), 2, "flags: an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"),
+    "no such arch, however spelt": (build("--arch", "densenet 121 !"), 3, "unknown arch 'densenet 121 !'; did you mean densenet121"),
+    "no such table": (build("--arch", NAME, "--weights", "random", "--int8", "--calibration-table", "none.json"), 3, "calibration table none.json cannot be read"),
+    "one number for three": (build("--arch", NAME, "--weights", "random", "--mean", "0.5"), 2, "preprocessing: mean and std have 3 values for channels 'rgb'"),
     "wrong numbers": (build("--arch", NAME, "--mean", "a,b"), 2, "--mean 'a,b' is not a list of numbers"),
     "batch": (build("--arch", NAME, "--batch", "8..1..1"), 2, "batch '8..1..1' is not 1 <= min <= opt <= max"),
     "no bundle": (["validate", "empty"], 3, "empty is not a bundle: it has no bundle.json"),
-    "no image": (["predict", "empty", "none.png"], 3, "is not a bundle"),
     "unknown data to train on": (["train", "--data", "nowhere", "--arch", NAME], 3, "data folder nowhere does not exist"),
 }  # fmt: skip
 
@@ -102,6 +106,8 @@ def test_a_failure_in_json_is_a_document_too(files: Path, run_cli: Run) -> None:
     done = run_cli("build", "--arch", "densenet112", "--json", cwd=files)
     document = json.loads(done.stdout)
     assert document["status"] == "failed"
+    assert set(document) == {*NOTHING, "error"}
+    assert document["bundle"] is None
     assert document["error"]["class"] == "ArchError"
     assert "did you mean" in document["error"]["remedy"]
 
@@ -158,6 +164,7 @@ def test_a_failing_target_does_not_lose_the_others(files: Path, run_cli: Run, tm
     assert done.returncode == 4
     document = json.loads(done.stdout)
     assert document["status"] == "failed"
+    assert document["error"]["class"] == "TargetUnavailable"
     assert document["targets"]["onnxruntime:cpu"]["status"] == "validated"
     assert document["targets"]["tensorrt-rtx:sm87"]["status"] == "failed"
     assert "does not build for sm87" in document["targets"]["tensorrt-rtx:sm87"]["error"]

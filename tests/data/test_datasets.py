@@ -84,6 +84,8 @@ def test_a_split_is_disjoint_and_complete(labels: list[int], seed: int) -> None:
     whole = numbers(tuple(labels))
     first, second = whole.split(0.2, seed)
     assert Counter(first.labels) + Counter(second.labels) == Counter(labels)
+    assert set(first.labels) == set(labels)
+    assert {label for label, count in Counter(labels).items() if count > 1} == set(second.labels)
 
 
 def test_synthetic_images_differ_and_repeat() -> None:
@@ -115,6 +117,30 @@ def test_folders_without_images_are_refused(tmp_path: Path, made: list[str], mes
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=message):
         images_from_folder(tmp_path)
+
+
+def test_one_image_a_class_leaves_nothing_to_test_on(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 1)
+    with pytest.raises(DataError, match="has one image a class, none is left to test on"):
+        splits_from_source(str(tmp_path))
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 2)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone\.png cannot be read: no such file or directory"):
+        images_from_folder(tmp_path).digest()
+
+
+def test_classes_must_be_the_networks() -> None:
+    images = numbers((0, 1, 2))
+    images.check_classes(("0", "1", "2"))
+    images.check_classes(("zero", "one", "two"))
+    with pytest.raises(DataError, match="data numbers has 3 classes and the network 2"):
+        images.check_classes(("0", "1"))
+    with pytest.raises(DataError, match="has the network's classes in another order"):
+        images.check_classes(("1", "0", "2"))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

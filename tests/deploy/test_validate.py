@@ -8,6 +8,7 @@ import pytest
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.validate import (
     CROSS_CHECK_FLOOR_DB,
+    INT8_PARITY_FLOOR_DB,
     PARITY_FLOORS_DB,
     Samples,
     check_against,
@@ -27,9 +28,8 @@ def noisy(db: float) -> np.ndarray:
     return logits() + logits(seed=1) * np.float32(10 ** (-db / 20))
 
 
-@pytest.mark.parametrize("execution", list(Execution))
-def test_each_floor_fails_below_and_passes_above(execution: Execution) -> None:
-    floor = PARITY_FLOORS_DB[execution]
+@pytest.mark.parametrize("floor", [*PARITY_FLOORS_DB.values(), INT8_PARITY_FLOOR_DB])
+def test_each_floor_fails_below_and_passes_above(floor: float) -> None:
     check_parity("openvino:cpu", accuracy_from_logits(logits(), noisy(floor + 1), np.zeros(200, np.int64)), floor)
     below = accuracy_from_logits(logits(), noisy(floor - 1), np.zeros(200, np.int64))
     with pytest.raises(

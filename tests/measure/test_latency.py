@@ -58,6 +58,35 @@ def test_a_known_ratio_is_found() -> None:
     assert fast.warm_up_queries >= 2 * LEAST_QUERIES
 
 
+class Learner(Sleeper):
+    """A session that is slow at first."""
+
+    def __init__(self, slow_queries: int) -> None:
+        super().__init__(4.0)
+        self._slow_queries = slow_queries
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self._slow_queries -= 1
+        self._milliseconds = 4.0 if self._slow_queries > 0 else 1.0
+        return super().__call__(images)
+
+
+@pytest.mark.parametrize(("slow_queries", "least"), [(0, 2), (LEAST_QUERIES + 3, 3)])
+def test_warm_up_goes_on_until_two_blocks_agree(slow_queries: int, least: int) -> None:
+    probe = Probe(functools.partial(Learner, slow_queries), IMAGES)
+    assert probe.warm_up(1, 0.0) >= least * LEAST_QUERIES
+
+
+def test_warm_up_is_bounded() -> None:
+    class Drifter(Sleeper):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            self._milliseconds *= 1.05
+            return super().__call__(images)
+
+    probe = Probe(functools.partial(Drifter, 0.2), IMAGES)
+    assert probe.warm_up(1, 0.0) == 6 * LEAST_QUERIES
+
+
 def test_no_outlier_is_removed() -> None:
     blocks = Blocks(((1.0,) * 99 + (1000.0,),), 0)
     latency = blocks.latency(batch=1, threads=1)

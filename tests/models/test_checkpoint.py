@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -17,6 +18,13 @@ from dnexport.spec.archs import NAMED, named_arch
 from tests.networks import TINY
 
 NAME = "densenet-bc-40-12"
+
+
+class Worse:
+    """Its pickle starts a program when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.system, ("echo code ran",)
 
 
 class Hostile:
@@ -101,16 +109,24 @@ def test_a_checkpoint_of_another_arch_shows_keys(tmp_path: Path, state: dict[str
         arch_from_file(tmp_path / "w.pth", "densenet-bc-100-12")
 
 
-def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "hostile.pth").open("wb") as file:
         pickle.dump({"state_dict": Hostile()}, file)
     torch.save({"state_dict": Hostile()}, tmp_path / "hostile2.pth")
-    for name in ("hostile.pth", "hostile2.pth"):
+    torch.save({"state_dict": Worse()}, tmp_path / "worse.pth")
+    for name in ("hostile.pth", "hostile2.pth", "worse.pth"):
         with pytest.raises(
             CheckpointError, match=r"is a pickle that would run code when loaded, and is refused; save its state_dict"
         ):
             state_from_file(tmp_path / name)
-    assert "code ran" not in capsys.readouterr().out
+    assert "code ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"state of the art", b"R", b"\x80\x02}q"])
+def test_files_of_another_kind_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"w\.pth is truncated or no PyTorch file; download or copy it again"):
+        state_from_file(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -6,7 +6,7 @@ import pytest
 from dnexport.build.training import train_from_data
 from dnexport.data.datasets import ImageSet, Splits
 from dnexport.errors import ArchError, BuildFailed, DataError, UsageError
-from dnexport.models.train import train
+from dnexport.models.train import one_cycle, train
 from dnexport.models.zoo import arch_from_file
 from dnexport.spec.progress import Silent
 from dnexport.spec.training import TrainingRecipe
@@ -46,6 +46,16 @@ def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
     a, b, c = ((tmp_path / f"{name}.safetensors").read_bytes()[-4096:] for name in "abc")
     assert a == b
     assert a != c
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 9, 176])
+def test_one_cycle_rises_and_falls(total: int) -> None:
+    shares = [one_cycle(step, total) for step in range(total)]
+    peak = shares.index(max(shares))
+    assert max(shares) == 1
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert all(share > 0 for share in shares)
 
 
 def test_a_diverging_loss_stops_and_writes_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dnexport.errors import UsageError
 from dnexport.report.html import page_from_bundles
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.metrics import Ratio
+from dnexport.spec.recipe import Bench
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -61,13 +62,19 @@ def test_the_page_needs_nothing_from_elsewhere(demo: Path) -> None:
     assert not re.search(r"url\((?!#)|@import|<script", text)
 
 
-def test_bundles_of_different_networks_are_not_compared(demo: Path) -> None:
+def test_bundles_whose_numbers_do_not_compare_are_refused(demo: Path) -> None:
     bundle = Bundle.open(demo / "digits-fp16")
-    other = bundle.manifest.model_copy(
-        update={"weights": bundle.manifest.weights.model_copy(update={"digest": "other"})}
-    )
-    with pytest.raises(UsageError, match="hold different networks; report on each alone"):
-        page_from_bundles([bundle, Bundle(bundle.path, other, bundle.reports)], ["a", "b"])
+    manifest = bundle.manifest
+    others = {
+        "weights": {"weights": manifest.weights.model_copy(update={"digest": "other"})},
+        "preprocessing": {"preprocess": manifest.preprocess.model_copy(update={"mean": (0.1,)})},
+        "test images": {"golden": manifest.golden.model_copy(update={"test_digest": "other"})},
+        "bench settings": {"recipe": manifest.recipe.model_copy(update={"bench": Bench(batch=2)})},
+    }
+    for what, update in others.items():
+        other = Bundle(bundle.path, manifest.model_copy(update=update), bundle.reports)
+        with pytest.raises(UsageError, match=f"differ in their {what}; report on each alone"):
+            page_from_bundles([bundle, other], ["a", "b"])
 
 
 def test_names_from_outside_are_escaped(demo: Path) -> None:

@@ -48,9 +48,25 @@ def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
         OnnxRuntime().load(tmp_path / "model.onnx", Target.parse(name), SessionOptions(Execution.F32, 1))
 
 
-def test_a_device_that_is_not_here_is_refused(tiny_graph: Path) -> None:
+def test_a_device_that_is_not_here_is_refused(tiny_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = Target.parse("onnxruntime:cuda")
-    with pytest.raises(
-        TargetUnavailable, match=r"target onnxruntime:cuda cannot run here: .* pip install 'dnexport\[gpu\]'"
-    ):
+    monkeypatch.setattr("dnexport.runtimes.onnxruntime.gpu_names", list)
+    with pytest.raises(TargetUnavailable, match="target onnxruntime:cuda cannot run here: no NVIDIA GPU is here"):
         OnnxRuntime().load(tiny_graph, target, SessionOptions(Execution.F16, 1))
+    monkeypatch.setattr("dnexport.runtimes.onnxruntime.gpu_names", lambda: ["a GPU"])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(TargetUnavailable, match=r"has no CUDA provider; pip install 'dnexport\[gpu\]'"):
+        OnnxRuntime().load(tiny_graph, target, SessionOptions(Execution.F16, 1))
+
+
+def test_a_broken_installation_is_a_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise ImportError("libnvinfer.so.11: cannot open shared object file")
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", fail)
+    found = OnnxRuntime().runs(Target.parse("onnxruntime:cpu"))
+    assert not found.usable
+    assert (
+        found.reason == "onnxruntime is installed but does not load: libnvinfer.so.11: cannot open shared object file"
+    )
+    assert found.remedy == "pip install --force-reinstall onnxruntime"

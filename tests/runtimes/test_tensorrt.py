@@ -8,7 +8,8 @@ from dnexport.graph.contract import apply, model_from_path, save_model
 from dnexport.graph.insert_qdq import InsertQdq, quantization_points
 from dnexport.graph.passes_for import passes_for
 from dnexport.runtimes.contract import SessionOptions
-from dnexport.runtimes.tensorrt import TensorRT, gpu_names
+from dnexport.runtimes.gpu import gpu_names
+from dnexport.runtimes.tensorrt import TensorRT
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.profile import Profile
 from dnexport.spec.quantization import Range

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dnexport.errors import storage_error_from_os_error
+from dnexport.errors import error_from_os_error
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import Range
 from dnexport.spec.record import digest_from_file, digest_from_json, write_atomically
@@ -41,9 +41,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_has_a_remedy() -> None:
-    error = storage_error_from_os_error(OSError(errno.ENOSPC, "No space left on device", "/x/y"), Path("/x"))
+    error = error_from_os_error(OSError(errno.ENOSPC, "No space left on device", "/x/y"), Path("/x"))
     assert str(error) == "cannot write /x/y: no space left on device; free some space or choose another --output"
     assert error.exit_code == 5
+    missing = error_from_os_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/y"), Path("/x"))
+    assert (str(missing), missing.exit_code) == ("cannot use /x/y: no such file or directory; check the path", 3)
 
 
 def test_digest_of_a_file(tmp_path: Path) -> None:

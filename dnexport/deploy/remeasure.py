@@ -1,42 +1,48 @@
 """Measure and validate a finished bundle again; the bundle itself does not change."""
 
 import functools
-import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dnexport.build.network import ModuleFactory, Network, Source
 from dnexport.bundle.verify import Bundle
 from dnexport.data.datasets import splits_from_source
 from dnexport.data.images import InputPart, input_from_pixels
 from dnexport.deploy.bench import Engine, measure_engines
 from dnexport.deploy.predict import runnable_target
 from dnexport.deploy.validate import Samples, Validated, validate_engine
-from dnexport.errors import DataError, TargetUnavailable
+from dnexport.errors import TargetUnavailable
 from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
-from dnexport.spec.manifest import Manifest
 from dnexport.spec.metrics import Benchmark
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import Bench
 from dnexport.spec.target import Target
 
 
-def measure_bundle(bundle: Bundle, target: str | None, bench: Bench, progress: Progress) -> dict[str, Benchmark]:
+def measure_bundle(
+    bundle: Bundle, target: str | None, bench: Bench, factory: Callable[[], Any] | None, progress: Progress
+) -> dict[str, Benchmark]:
     """Latency of a bundle's engines that run here, on its golden images.
+
+    Args:
+        bundle: verified.
+        target: one of its targets; None for all that run here.
+        bench: rounds, block length, batch.
+        factory: makes the bundle's PyTorch module in a worker; None where it cannot be had here.
+        progress: told of the rounds.
 
     Raises:
         UsageError: no such target in the bundle.
         TargetUnavailable: none of its engines runs here.
     """
     engines = [Engine(t, _engine(bundle, t), bundle.manifest.recipe.precision) for t in _runnable(bundle, target)]
-    factory = reference_factory(bundle.manifest)
     if factory is None:
         progress.warn("PyTorch or the bundle's weights are not here: latency is measured without a reference")
     images = input_from_pixels(bundle.golden().images, bundle.manifest.preprocess)
@@ -49,13 +55,16 @@ def measure_bundle(bundle: Bundle, target: str | None, bench: Bench, progress: P
     return {str(t): benchmark for t, benchmark in measured.items()}
 
 
-def validate_bundle(bundle: Bundle, target: str | None, data: str | None, progress: Progress) -> dict[str, Validated]:
+def validate_bundle(
+    bundle: Bundle, target: str | None, data: str | None, factory: Callable[[], Any] | None, progress: Progress
+) -> dict[str, Validated]:
     """Accuracy of a bundle's engines that run here.
 
     Args:
         bundle: verified.
         target: one of its targets; None for all that run here.
         data: a data source, whose test part is used with PyTorch as the reference; None for the golden samples.
+        factory: makes the bundle's PyTorch module in a worker; needed with ``data``.
         progress: told of each target.
 
     Raises:
@@ -63,12 +72,12 @@ def validate_bundle(bundle: Bundle, target: str | None, data: str | None, progre
         DataError: the data cannot be read or have other classes.
         TargetUnavailable: no engine runs here, or PyTorch is needed and not here.
     """
-    samples = _samples_from_data(bundle, data) if data else _golden_samples(bundle)
+    samples = _samples_from_data(bundle, data, factory) if data else _golden_samples(bundle)
     found = {}
     for each in _runnable(bundle, target):
         progress.start(f"validate:{each}")
         began = time.monotonic()
-        graph = bundle.path / "targets" / each.slug / "model.onnx"
+        graph = bundle.path / "model.onnx"
         found[str(each)] = validate_engine(
             _engine(bundle, each), graph, each, bundle.manifest.recipe.precision, samples, progress.advance
         )
@@ -76,41 +85,15 @@ def validate_bundle(bundle: Bundle, target: str | None, data: str | None, progre
     return found
 
 
-def reference_factory(manifest: Manifest) -> ModuleFactory | None:
-    """Makes the bundle's PyTorch module; None where PyTorch or those very weights are not here."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    network = Network(
-        arch=manifest.arch,
-        arch_name=manifest.arch_name,
-        preprocess=manifest.preprocess,
-        assumed=manifest.assumed,
-        class_names=manifest.class_names,
-        data=None,
-    )
-    word, _, seed = manifest.recipe.weights.partition(":")
-    source = (
-        Source("random", seed=int(seed or 0)) if word == "random" else Source("file", Path(manifest.recipe.weights))
-    )
-    if source.file is not None and not source.file.is_file():
-        return None
-    return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
-
-
-def _samples_from_data(bundle: Bundle, data: str) -> Samples:
+def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | None) -> Samples:
     manifest = bundle.manifest
-    factory = reference_factory(manifest)
     if factory is None:
         raise TargetUnavailable(
             "validating on other data needs PyTorch and the bundle's weights as the reference",
             "drop --data to validate on the golden samples",
         )
     test = splits_from_source(data).test
-    if test.classes and len(test.classes) != manifest.arch.classes:
-        raise DataError(
-            f"data {data} has {len(test.classes)} classes and the network {manifest.arch.classes}",
-            "give the data that it was trained on",
-        )
+    test.check_classes(manifest.class_names)
 
     def batches() -> Iterator[InputPart]:
         for pixels in test.batches(manifest.preprocess, 64):
