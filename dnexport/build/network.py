@@ -156,9 +156,10 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
     if source.file is None:
         arch: AnyArch = arch_from_text(recipe.arch or "")
     else:
-        from dnexport.models.zoo import arch_from_file
+        from dnexport.models.zoo import recognised_from_file
 
-        arch, metadata = arch_from_file(source.file, recipe.arch)
+        found = recognised_from_file(source.file, recipe.arch)
+        arch, metadata = found.arch, found.metadata
     names = metadata.class_names if metadata else ()
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)
     preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dnexport import __version__
-from dnexport.cli import archs, bench, build, calibrate, doctor, export, predict, report, train, validate
+from dnexport.cli import archs, bench, build, calibrate, doctor, export, inspect, predict, report, train, validate
 
 app = typer.Typer(
     name="dnexport",
@@ -22,6 +22,7 @@ app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
 app.command("bench")(bench.bench)
+app.command("inspect")(inspect.inspect)
 app.command("archs")(archs.archs)
 app.command("doctor")(doctor.doctor)
 

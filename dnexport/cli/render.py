@@ -1,6 +1,7 @@
 """Results as the terminal shows them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from dnexport.build.document import document_from_bundle
 from dnexport.bundle.verify import Bundle
@@ -24,6 +25,28 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
         for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
     view.say(f"\nbundle  {bundle.path}\nreport  {bundle.path / 'report.html'}")
+
+
+def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
+    """What a checkpoint is, a line each."""
+    preprocess, assumed = found["preprocess"], found["assumed"]
+    size = "×".join(map(str, preprocess["input_size"]))
+    crop = f"shorter side to {preprocess['resize']}, crop {size}" if preprocess["resize"] else f"resized to {size}"
+    lines = {
+        "network": f"{found['name'] or 'not a published one'}: {found['arch']}",
+        "layout": found["layout"],
+        "parameters": f"{found['parameters']:,}, all filled; every key used",
+        "ends": f"{found['channels']} input channels, {found['classes']} classes"
+        + (", multi-label (a sigmoid each)" if found["multi_label"] else ""),
+        "top-1": None if found["test_top1"] is None else f"{found['test_top1']:.2%} on its test images",
+        "set aside": "; ".join(found["aside"]) or None,
+        "input": f"{crop}, {preprocess['interpolation']}, {preprocess['channels']}",
+        "assumed": f"{', '.join(assumed)}: not stated by the checkpoint" if assumed else None,
+        "sha-256": found["digest"],
+    }
+    for name, text in lines.items():
+        if text is not None:
+            view.say(f"{name:<11} {text}")
 
 
 def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:

@@ -1,14 +1,13 @@
-"""Load weights strictly: every parameter is filled, every key is used, or the difference is shown and nothing loads.
+"""Load weights strictly: every parameter is filled and every key used, or the difference is shown and nothing loads.
 
-Reads ``.safetensors`` and PyTorch files (``weights_only``: a pickle that would run code is refused). Layouts that
-differ from torchvision's only in wrapping (``state_dict``, ``model``), in a prefix (``module.``) or in the dots of
-2017's names (``denselayer1.norm.1``) are recognised.
+Reads ``.safetensors`` and PyTorch files (``weights_only``: a pickle that would run code is refused), unwraps what
+people wrap state dicts in, and strips the prefixes that wrappers of modules leave; `layouts` then brings the keys to
+our names.
 """
 
 import json
 import pickle
 import pickletools
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +23,14 @@ from dnexport.spec.training import CheckpointMetadata
 
 METADATA_KEY = "dnexport"
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_WRAPPERS = ("state_dict", "model_state_dict", "state_dict_ema", "ema", "model", "net")
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
-# torchvision 0.2 and earlier wrote denselayer1.norm.1.weight for denselayer1.norm1.weight.
-_OLD_DOTS = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+# A file larger than this is no checkpoint of the family: the largest, DPN-107, has 350 MB and twice that with momentum.
+_LARGEST_BYTES = 4 << 30
 
 
 def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
-    """Read a checkpoint into torchvision's key names.
+    """Read a state dict, unwrapped and without prefixes, and what a checkpoint of ours says of itself.
 
     Raises:
         CheckpointError: missing, truncated, not a checkpoint, or a pickle with code.
@@ -39,11 +38,15 @@ def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata |
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}", "give a .pt, .pth, .tar or .safetensors file")
+    if (size := path.stat().st_size) > _LARGEST_BYTES:
+        raise CheckpointError(
+            f"checkpoint {path} has {size / 1e9:.1f} GB, more than any network of the family", "give its weights alone"
+        )
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), None
-    return _renamed(state), metadata
+    return _without_prefix(state), metadata
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -77,7 +80,7 @@ def _check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin
                 f"checkpoint {origin} has {key} of {list(value.shape)}, the arch wants {list(own[key].shape)}",
                 "name the --arch that it was trained with",
             )
-        if not value.is_floating_point():
+        if own[key].is_floating_point() and not value.is_floating_point():
             raise CheckpointError(
                 f"checkpoint {origin} has {key} of type {value.dtype}, not of a floating-point type",
                 "give the weights before quantization",
@@ -152,11 +155,11 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"checkpoint {path} holds {held}, not a state dict", "save model.state_dict() and give that")
 
 
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in _PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
-            return _renamed({key.removeprefix(prefix): value for key, value in state.items()})
-    return {_OLD_DOTS.sub(r"\1\2", key): value for key, value in state.items()}
+            return _without_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
 
 
 def _first(names: list[str]) -> str:

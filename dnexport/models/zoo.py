@@ -1,5 +1,7 @@
 """Modules by their two sources: a checkpoint file, or a seed. Both can be called in any process."""
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,11 +9,12 @@ from torch import nn
 
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
-from dnexport.errors import CheckpointError
 from dnexport.models.checkpoint import fill, state_from_file
 from dnexport.models.condensenet import CondenseNet
 from dnexport.models.densenet import DenseNet
 from dnexport.models.dpn import Dpn
+from dnexport.models.infer import arch_from_state
+from dnexport.models.layouts import layout_from_keys, renamed
 from dnexport.models.peleenet import PeleeNet
 from dnexport.spec.archs import AnyArch, CondenseNetArch, DenseNetArch, DpnArch, arch_from_text
 from dnexport.spec.preprocess import Preprocess
@@ -29,32 +32,63 @@ def module_from_arch(arch: AnyArch) -> nn.Module:
     return Dpn(arch) if isinstance(arch, DpnArch) else PeleeNet(arch)
 
 
-def arch_from_file(path: Path, name: str | None) -> tuple[AnyArch, CheckpointMetadata | None]:
-    """What network a checkpoint is of: its own word, else the named arch with the checkpoint's classes and channels.
+@dataclass(frozen=True)
+class Recognised:
+    """A checkpoint whose every key has found its parameter.
+
+    Attributes:
+        layout: whose naming it is in.
+        arch: what network it is of.
+        state: its tensors in this project's names.
+        aside: keys that belong to the file but not to the network, with what they are.
+        multi_label: its network answers several questions at once, a sigmoid each.
+        metadata: what a checkpoint of ours says of itself.
+    """
+
+    layout: str
+    arch: AnyArch
+    state: dict[str, torch.Tensor]
+    aside: tuple[str, ...] = ()
+    multi_label: bool = False
+    metadata: CheckpointMetadata | None = None
+
+
+def recognised_from_file(path: Path, name: str | None = None) -> Recognised:
+    """Read a checkpoint in any known layout and prove that it fills its network.
+
+    Args:
+        path: the file.
+        name: an arch that it must be of; classes and input channels are the checkpoint's.
 
     Raises:
-        CheckpointError: it cannot be read, does not say, or does not fit strictly.
+        CheckpointError: unreadable, of no known layout, or not strictly filling the network.
+        ArchError: no arch has that name.
     """
-    state, metadata = state_from_file(path)
-    named = arch_from_text(name) if name else None
-    if metadata is not None and (named is None or named.same_body(metadata.arch)):
-        arch = metadata.arch
-    elif named is not None:
-        arch = named.model_copy(update=_ends(state))
+    raw, metadata = state_from_file(path)
+    wanted = arch_from_text(name) if name else None
+    if metadata is not None:
+        found = Recognised("dnexport", metadata.arch, raw, metadata=metadata)
     else:
-        raise CheckpointError(f"checkpoint {path} does not say which arch it is of", "name it with --arch")
-    fill(module_from_arch(arch), state, str(path))
-    return arch, metadata
+        layout = layout_from_keys(raw, str(path))
+        state, aside = renamed(raw, layout, str(path))
+        arch = arch_from_state(layout.family, state, str(path))
+        found = Recognised(layout.name, arch, state, aside, layout.multi_label)
+    if wanted is not None:
+        # The user's word goes before a reading of shapes, which do not show strides; it must fill as strictly.
+        ends = {"channels": found.arch.channels, "classes": found.arch.classes}
+        found = dataclasses.replace(found, arch=wanted.model_copy(update=ends))
+    fill(module_from_arch(found.arch), found.state, str(path))
+    return found
 
 
 def module_from_file(path: Path, arch: AnyArch) -> nn.Module:
     """A network with the weights of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: as `checkpoint.fill`.
+        CheckpointError: as `recognised_from_file`.
     """
     module = module_from_arch(arch)
-    fill(module, state_from_file(path)[0], str(path))
+    fill(module, recognised_from_file(path).state, str(path))
     return module.eval()
 
 
@@ -75,13 +109,3 @@ def module_from_seed(arch: AnyArch, input_size: tuple[int, int], seed: int) -> n
     with torch.no_grad():
         module.train()(images)
     return module.eval()
-
-
-def _ends(state: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Input channels and classes, which a checkpoint fixes and a name does not."""
-    ends = {}
-    if (stem := state.get("features.conv0.weight")) is not None and stem.ndim == 4:
-        ends["channels"] = int(stem.shape[1])
-    if (head := state.get("classifier.weight")) is not None and head.ndim == 2:
-        ends["classes"] = int(head.shape[0])
-    return ends

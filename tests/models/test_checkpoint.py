@@ -13,7 +13,7 @@ from torch import Tensor
 from dnexport.errors import CheckpointError
 from dnexport.models.checkpoint import METADATA_KEY, state_from_file
 from dnexport.models.densenet import DenseNet
-from dnexport.models.zoo import arch_from_file, module_from_file, module_from_seed
+from dnexport.models.zoo import module_from_file, module_from_seed, recognised_from_file
 from dnexport.spec.archs import NAMED, named_arch
 from tests.networks import TINY
 
@@ -63,15 +63,15 @@ def test_layouts_load_to_equal_weights(
 ) -> None:
     path = tmp_path / "weights.pth"
     torch.save(dressed(state), path)
-    arch, metadata = arch_from_file(path, NAME)
-    assert metadata is None
-    assert equal(module_from_file(path, arch), state)
+    found = recognised_from_file(path, NAME)
+    assert found.metadata is None
+    assert equal(module_from_file(path, found.arch), state)
 
 
 def test_classes_and_channels_are_the_checkpoints(tmp_path: Path) -> None:
     arch = named_arch(NAME).arch.model_copy(update={"classes": 14, "channels": 1})
     torch.save(module_from_seed(arch, (32, 32), 0).state_dict(), tmp_path / "w.pth")
-    assert arch_from_file(tmp_path / "w.pth", NAME)[0] == arch
+    assert recognised_from_file(tmp_path / "w.pth", NAME).arch == arch
 
 
 def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -88,9 +88,23 @@ CONV = "features.denseblock1.denselayer1.conv1.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without(CONV), f"lacks {CONV}; name the --arch"),
+        (without(CONV), f"lacks {CONV}; give a whole state dict"),
+        (without("features.transition1.norm.bias"), "lacks features.transition1.norm.bias; name the --arch"),
         (lambda s: {**s, "extra.weight": s[CONV]}, "has extra.weight that the arch does not; name the --arch"),
         (with_value(CONV, lambda w: w[:, :5]), f"has {CONV} of [48, 5, 1, 1], the arch wants [48, 24, 1, 1]"),
+        (
+            with_value("features.conv0.weight", lambda w: w[..., None]),
+            "is of a 3-D network: features.conv0.weight is [24, 3, 3, 3, 1]",
+        ),
+        (
+            with_value("features.conv0.weight", lambda w: w[..., 0]),
+            "is of a 1-D network: features.conv0.weight is [24, 3, 3]",
+        ),
+        (with_value("classifier.weight", lambda w: w[0]), "has classifier.weight of [132] where 2 dimensions belong"),
+        (
+            lambda s: {f"resnet.{k}": v for k, v in s.items()},
+            "has keys of no layout known here (resnet.classifier.bias, ",
+        ),
         (with_value(CONV, lambda w: w * float("nan")), f"has 1152 values in {CONV} that are not finite"),
         (with_value(CONV, lambda w: w.to(torch.int8)), f"has {CONV} of type torch.int8, not of a floating-point type"),
     ],
@@ -100,13 +114,13 @@ def test_what_does_not_fit_is_refused_with_the_difference(
 ) -> None:
     torch.save(change(state), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=re.escape(message)):
-        arch_from_file(tmp_path / "w.pth", NAME)
+        recognised_from_file(tmp_path / "w.pth", NAME)
 
 
 def test_a_checkpoint_of_another_arch_shows_keys(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"lacks features\.denseblock1\.denselayer10.*more keys"):
-        arch_from_file(tmp_path / "w.pth", "densenet-bc-100-12")
+        recognised_from_file(tmp_path / "w.pth", "densenet-bc-100-12")
 
 
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,10 +171,9 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         state_from_file(tmp_path)
 
 
-def test_a_nameless_checkpoint_asks_for_the_arch(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_a_nameless_checkpoint_is_recognised(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="does not say which arch it is of; name it with --arch"):
-        arch_from_file(tmp_path / "w.pth", None)
+    assert recognised_from_file(tmp_path / "w.pth").arch == NAMED[NAME].arch
 
 
 def test_metadata_of_another_version_is_refused(tmp_path: Path) -> None:

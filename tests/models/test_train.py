@@ -7,7 +7,7 @@ from dnexport.build.training import train_from_data
 from dnexport.data.datasets import ImageSet, Splits
 from dnexport.errors import ArchError, BuildFailed, DataError, UsageError
 from dnexport.models.train import one_cycle, train
-from dnexport.models.zoo import arch_from_file
+from dnexport.models.zoo import recognised_from_file
 from dnexport.spec.progress import Silent
 from dnexport.spec.training import TrainingRecipe
 from tests.data.test_datasets import write_images
@@ -32,7 +32,8 @@ def run(path: Path, recipe: TrainingRecipe = QUICK) -> float:
 def test_it_learns_and_the_checkpoint_says_everything(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     assert run(path) == 1.0
-    arch, metadata = arch_from_file(path, None)
+    found = recognised_from_file(path)
+    arch, metadata = found.arch, found.metadata
     assert arch == TINY.model_copy(update={"classes": 2})
     assert metadata is not None
     assert metadata.class_names == ("dark", "light")
