@@ -8,6 +8,7 @@ import importlib.util
 import os
 import socket
 import threading
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +27,7 @@ from dnexport.spec.training import CheckpointMetadata
 if TYPE_CHECKING:
     from torch import nn
 
-PRETRAINED_HOST = "download.pytorch.org"
+PRETRAINED_BASE = "https://download.pytorch.org/models/"
 # torchvision's files; a name carries the first digits of the file's SHA-256, which torch hub checks.
 PRETRAINED_FILES = {
     "densenet121": "densenet121-a639ec97.pth",
@@ -254,9 +255,9 @@ def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:
     cached = _hub_folder() / "checkpoints" / name
     if cached.is_file():
         return cached
-    url = f"https://{PRETRAINED_HOST}/models/{name}"
+    url = PRETRAINED_BASE + name
     try:
-        _wait_for_host(PRETRAINED_HOST)
+        _wait_for_host(url)
         _download(url, cached, progress)
     except (OSError, RuntimeError) as exc:
         if must:
@@ -287,13 +288,15 @@ def _hub_folder() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def _wait_for_host(host: str) -> None:
-    """Raise OSError unless the host answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
+def _wait_for_host(url: str) -> None:
+    """Raise OSError unless the host of a URL answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
+    parts = urllib.parse.urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 443
     outcome: list[OSError | None] = []
 
     def connect() -> None:
         try:
-            socket.create_connection((host, 443), timeout=PATIENCE_S).close()
+            socket.create_connection((host, port), timeout=PATIENCE_S).close()
             outcome.append(None)
         except OSError as exc:
             outcome.append(exc)

@@ -21,6 +21,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=1e-9, help="The highest of the cycle.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and augmentation.")] = 0,
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the pictures left to right.")] = False,
+    memory_efficient: Annotated[
+        bool, typer.Option("--memory-efficient", help="Less memory for more time: recompute concatenations.")
+    ] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -30,7 +33,14 @@ def train(
     from dnexport.spec.training import TrainingRecipe
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
-        recipe = TrainingRecipe(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed, mirror=mirror)
+        recipe = TrainingRecipe(
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            seed=seed,
+            mirror=mirror,
+            memory_efficient=memory_efficient,
+        )
         from dnexport.build.training import train_from_data
 
         trained = train_from_data(data, arch, recipe, output, view)

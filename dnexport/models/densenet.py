@@ -7,13 +7,21 @@ concatenation of all earlier feature maps of its block and adds k of its own:
                                              H = BN-ReLU-Conv3×3(k)                       (without bottleneck)
 
 Parameter names are torchvision's, so that its checkpoints and timm's load as they are.
+
+The memory-efficient form (Pleiss et al., *Memory-Efficient Implementation of DenseNets*, 2017) does not keep the
+concatenations and what follows them up to the 1×1 convolution for the backward pass, but computes them again there:
+saved activations grow linearly with the depth, not quadratically. Gradients and batch-norm statistics are the same.
 """
 
+import functools
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dnexport.spec.archs import DenseNetArch
 
@@ -21,8 +29,9 @@ from dnexport.spec.archs import DenseNetArch
 class DenseLayer(nn.Module):
     """H_l: from all feature maps of the block so far to k new ones."""
 
-    def __init__(self, channels: int, arch: DenseNetArch) -> None:
+    def __init__(self, channels: int, arch: DenseNetArch, memory_efficient: bool) -> None:
         super().__init__()
+        self.memory_efficient = memory_efficient
         inner = arch.bottleneck * arch.k
         self.norm1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -36,20 +45,44 @@ class DenseLayer(nn.Module):
         self.dropout = nn.Dropout(arch.dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        x: Tensor = self.conv1(self.relu(self.norm1(torch.cat(features, 1))))
+        if self.memory_efficient and torch.is_grad_enabled() and any(f.requires_grad for f in features):
+            contexts = functools.partial(_recomputation, self.norm1)
+            x = checkpoint(self._first_half, *features, use_reentrant=False, context_fn=contexts)
+        else:
+            x = self._first_half(*features)
         if self.bottleneck:
             x = self.conv2(self.relu(self.norm2(x)))
         new: Tensor = self.dropout(x)
         return new
 
+    def _first_half(self, *features: Tensor) -> Tensor:
+        x: Tensor = self.conv1(self.relu(self.norm1(torch.cat(features, 1))))
+        return x
+
+
+def _recomputation(norm: nn.BatchNorm2d) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the first pass and of its repetition, in which the batch norm must not count the batch again."""
+    return nullcontext(), _uncounted(norm)
+
+
+@contextmanager
+def _uncounted(norm: nn.BatchNorm2d) -> Iterator[None]:
+    momentum, batches = norm.momentum, norm.num_batches_tracked
+    norm.momentum = 0.0
+    norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        norm.momentum, norm.num_batches_tracked = momentum, batches
+
 
 class DenseBlock(nn.Module):
     """L layers, each connected to all before it."""
 
-    def __init__(self, channels: int, layers: int, arch: DenseNetArch) -> None:
+    def __init__(self, channels: int, layers: int, arch: DenseNetArch, memory_efficient: bool) -> None:
         super().__init__()
         for i in range(layers):
-            self.add_module(f"denselayer{i + 1}", DenseLayer(channels + i * arch.k, arch))
+            self.add_module(f"denselayer{i + 1}", DenseLayer(channels + i * arch.k, arch, memory_efficient))
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
@@ -75,9 +108,14 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """The network of an `arch` record: stem, dense blocks with transitions between them, head."""
+    """The network of an `arch` record: stem, dense blocks with transitions between them, head.
 
-    def __init__(self, arch: DenseNetArch) -> None:
+    Args:
+        arch: what to build.
+        memory_efficient: compute concatenations again in the backward pass instead of keeping them.
+    """
+
+    def __init__(self, arch: DenseNetArch, *, memory_efficient: bool = False) -> None:
         super().__init__()
         self.arch = arch
 
@@ -96,7 +134,7 @@ class DenseNet(nn.Module):
         # Dense blocks
         channels = arch.init
         for b, layers in enumerate(arch.blocks, start=1):
-            self.features.add_module(f"denseblock{b}", DenseBlock(channels, layers, arch))
+            self.features.add_module(f"denseblock{b}", DenseBlock(channels, layers, arch, memory_efficient))
             channels += layers * arch.k
             if b < len(arch.blocks):
                 kept = arch.compressed(channels)

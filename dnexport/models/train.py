@@ -66,7 +66,14 @@ def train(
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(recipe))
     fabric.seed_everything(recipe.seed, verbose=False)
     progress.start(f"train on {len(splits.train)} images of {splits.train.name}")
-    module = _fit(fabric, module_from_arch(arch), splits.train, preprocess, recipe, progress)
+    module = _fit(
+        fabric,
+        module_from_arch(arch, memory_efficient=recipe.memory_efficient),
+        splits.train,
+        preprocess,
+        recipe,
+        progress,
+    )
     top1 = _top1(fabric, module, splits.test, preprocess)
     metadata = CheckpointMetadata(
         arch=arch,

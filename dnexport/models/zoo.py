@@ -9,6 +9,7 @@ from torch import nn
 
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
+from dnexport.errors import ArchError
 from dnexport.models.checkpoint import fill, state_from_file
 from dnexport.models.condensenet import CondenseNet
 from dnexport.models.densenet import DenseNet
@@ -23,10 +24,20 @@ from dnexport.spec.training import CheckpointMetadata
 _STATISTICS_IMAGES = 8
 
 
-def module_from_arch(arch: AnyArch) -> nn.Module:
-    """A network with He-initialised weights, in training mode."""
+def module_from_arch(arch: AnyArch, *, memory_efficient: bool = False) -> nn.Module:
+    """A network with He-initialised weights, in training mode.
+
+    Args:
+        arch: what to build.
+        memory_efficient: the form of `densenet` that trades time for memory; DenseNets only.
+
+    Raises:
+        ArchError: another family has no such form.
+    """
+    if memory_efficient and not isinstance(arch, DenseNetArch):
+        raise ArchError(f"{arch.family} has no memory-efficient form", "drop --memory-efficient")
     if isinstance(arch, DenseNetArch):
-        return DenseNet(arch)
+        return DenseNet(arch, memory_efficient=memory_efficient)
     if isinstance(arch, CondenseNetArch):
         return CondenseNet(arch)
     return Dpn(arch) if isinstance(arch, DpnArch) else PeleeNet(arch)

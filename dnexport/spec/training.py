@@ -22,6 +22,7 @@ class TrainingRecipe(Record):
         shift: pixels by which a picture is padded and cropped at random, 0 for none.
         mirror: flip half of the pictures left to right.
         seed: of initialisation, order and augmentation.
+        memory_efficient: compute a DenseNet's concatenations again in the backward pass instead of keeping them.
         precision: ``auto`` is bf16 autocast where the processor has it, else fp32.
     """
 
@@ -35,6 +36,7 @@ class TrainingRecipe(Record):
     mirror: bool = False
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_efficient: bool = False
 
 
 class CheckpointMetadata(Record):

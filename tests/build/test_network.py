@@ -1,12 +1,15 @@
 import hashlib
+import http.server
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dnexport.build.network import Source, network_from_source, reference_factory, source_from_recipe
+from dnexport.build.network import PRETRAINED_FILES, Source, network_from_source, reference_factory, source_from_recipe
 from dnexport.build.pipeline import build
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
 from dnexport.models.checkpoint import METADATA_KEY
@@ -60,6 +63,59 @@ def test_a_bundle_of_auto_weights_can_be_measured_again(tmp_path: Path) -> None:
     assert factory is not None
     other = manifest.model_copy(update={"weights": manifest.weights.model_copy(update={"digest": "other"})})
     assert reference_factory(other) is None
+
+
+class Shelf(http.server.BaseHTTPRequestHandler):
+    """Serves one file, whole or cut off, and counts the requests."""
+
+    content, promised, requests = b"", 0, 0
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(self.promised))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Shelf]]:
+    """A download host on this machine, with a file whose name carries its hash."""
+    torch.save(module_from_seed(NAMED[NAME].arch, (32, 32), 0).state_dict(), tmp_path / "w.pth")
+    Shelf.content, Shelf.requests = (tmp_path / "w.pth").read_bytes(), 0
+    Shelf.promised = len(Shelf.content)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = hashlib.sha256(Shelf.content).hexdigest()
+    monkeypatch.setattr("dnexport.build.network.PRETRAINED_BASE", f"http://127.0.0.1:{server.server_port}/models/")
+    monkeypatch.setitem(PRETRAINED_FILES, NAME, f"{NAME}-{digest[:8]}.pth".replace("-bc-40-12-", "bc4012-"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    yield Shelf
+    server.shutdown()
+    server.server_close()
+
+
+def test_pretrained_weights_are_downloaded_once_and_their_hash_checked(shelf: type[Shelf]) -> None:
+    asked = recipe(weights="pretrained")
+    source = source_from_recipe(asked, Silent())
+    assert source.kind == "pretrained"
+    assert source.file.read_bytes() == shelf.content
+    assert source_from_recipe(recipe(), Silent()) == source
+    assert shelf.requests == 1
+    assert network_from_source(asked, source).arch == NAMED[NAME].arch
+
+
+def test_a_download_that_is_not_what_its_name_says_is_refused(shelf: type[Shelf], tmp_path: Path) -> None:
+    shelf.content = shelf.content[:-1] + b"!"
+    with pytest.raises(CheckpointError, match="cannot be downloaded: invalid hash value"):
+        source_from_recipe(recipe(weights="pretrained"), Silent())
+    progress = Recording(Silent())
+    assert source_from_recipe(recipe(), progress) == Source("random")
+    assert "the weights are RANDOM" in progress.warnings[0]
+    assert not list((tmp_path / "hub").rglob("*.pth"))
 
 
 @pytest.mark.parametrize(

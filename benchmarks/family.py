@@ -1,0 +1,116 @@
+"""Take every named architecture through the pipeline: ``python benchmarks/family.py [NAME…]`` prints Markdown.
+
+Random weights: the table is about graphs and runtimes, not about accuracy. For each architecture: the export (checked
+by the build: at most 1e-4 of the largest logit off PyTorch), FP32, FP16 and INT8 on each local runtime, and FP16 and
+INT8 plans built by TensorRT for RTX. INT8 is calibrated on 16 synthetic images; its two local runtimes must be within
+3 dB of each other. A row that falls short says why and makes the exit code 1.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dnexport.build.pipeline import build
+from dnexport.bundle.verify import Bundle
+from dnexport.errors import DnexportError
+from dnexport.spec.archs import NAMED
+from dnexport.spec.progress import Silent
+from dnexport.spec.recipe import recipe_from_values
+
+RTX = "tensorrt-rtx:sm86"
+TARGETS = {
+    "fp32": ["onnxruntime:cpu", "openvino:cpu"],
+    "fp16": ["auto", RTX],
+    "int8": ["onnxruntime:cpu", "openvino:cpu", RTX],
+}
+WITHIN_DB = 3.0
+COLUMNS = (
+    "arch",
+    "parameters",
+    "GMACs",
+    "FP32: ORT / OpenVINO, dB",
+    "FP16 graph, dB",
+    "FP16 on OpenVINO, dB",
+    "INT8: ORT / OpenVINO, dB",
+    "INT8: OpenVINO against ORT, dB",
+    "conv. in INT8",
+    "RTX plans FP16 / INT8, MB",
+    "seconds",
+    "short of",
+)
+
+
+def built(name: str, precision: str, folder: Path) -> Bundle:
+    values = {
+        "name": f"{name}-{precision}",
+        "arch": name,
+        "weights": "random",
+        "precision": precision,
+        "targets": TARGETS[precision],
+        "calibration": {"data": "synthetic", "count": 16},
+    }
+    return build(recipe_from_values(values, name), folder / str(values["name"]), Silent(), bench=False).bundle
+
+
+def snr(bundle: Bundle, target: str) -> float:
+    accuracy = bundle.reports[target].accuracy
+    if accuracy is None:
+        raise DnexportError(f"{target}: {bundle.reports[target].error}")
+    return 200.0 if accuracy.snr_db is None else accuracy.snr_db
+
+
+def row(name: str, folder: Path) -> tuple[list[str], list[str]]:
+    """The cells of one architecture, and what falls short."""
+    short: list[str] = []
+    fp32, fp16, int8 = (built(name, precision, folder) for precision in TARGETS)
+    own, openvino = snr(int8, "onnxruntime:cpu"), snr(int8, "openvino:cpu")
+    cross = int8.reports["openvino:cpu"].cross_check
+    if abs(own - openvino) > WITHIN_DB:
+        short.append(f"INT8 differs between the runtimes: {own:.1f} and {openvino:.1f} dB")
+    for bundle in (fp16, int8):
+        if (plan := bundle.reports[RTX]).status != "built":
+            short.append(f"{RTX}: {plan.error}")
+    executed = fp16.reports["openvino:cpu"].executed_precision
+    graph = fp16.reports[RTX].graph_accuracy
+    operators = int8.reports["onnxruntime:cpu"].census
+    share = operators.conv_macs_by_precision.get("int8", 0.0) if operators else 0.0
+    cells = [
+        name,
+        f"{NAMED[name].arch.parameters:,}",
+        f"{NAMED[name].macs / 1e9:.3f}",
+        f"{snr(fp32, 'onnxruntime:cpu'):.0f} / {snr(fp32, 'openvino:cpu'):.0f}",
+        f"{graph.snr_db:.0f}" if graph and graph.snr_db else "–",
+        f"{snr(fp16, 'openvino:cpu'):.0f} ({executed})",
+        f"{own:.1f} / {openvino:.1f}",
+        f"{cross.snr_db:.0f}" + (f" (own {cross.own_snr_db:.0f})" if cross.own_snr_db is not None else "")
+        if cross and cross.snr_db is not None
+        else "–",
+        f"{share:.0%}",
+        " / ".join(f"{(bundle.reports[RTX].bytes or 0) / 1e6:.1f}" for bundle in (fp16, int8)),
+    ]
+    return cells, short
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(NAMED)
+    failed = False
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|", flush=True)
+    for name in names:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                cells, short = row(name, Path(folder))
+            except DnexportError as exc:
+                cells, short = [name, *["–"] * 9], [str(exc)]
+        failed = failed or bool(short)
+        print(
+            "| " + " | ".join([*cells, f"{time.monotonic() - began:.0f}", "; ".join(short) or "nothing"]) + " |",
+            flush=True,
+        )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
