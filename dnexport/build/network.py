@@ -289,7 +289,7 @@ def _hub_folder() -> Path:
 
 
 def _wait_for_host(url: str) -> None:
-    """Raise OSError unless the host of a URL answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
+    """Raise OSError unless a URL's host answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
     outcome: list[OSError | None] = []

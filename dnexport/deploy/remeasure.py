@@ -104,14 +104,20 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
             Probe, functools.partial(TorchSession, factory, EAGER, available_threads()), np.empty((0,), np.float32)
         )
         reference = np.concatenate([part for images in batches() for part in worker.method("logits", images, 32)])
-    return Samples(batches, len(test), reference, np.asarray(test.labels, np.int64), manifest.recipe.profile.max_batch)
+    labels, batch = np.asarray(test.labels, np.int64), manifest.recipe.profile.max_batch
+    return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained)
 
 
 def _golden_samples(bundle: Bundle) -> Samples:
     golden = bundle.golden()
     images = input_from_pixels(golden.images, bundle.manifest.preprocess)
     return Samples(
-        lambda: [images], len(images), golden.logits, golden.labels, bundle.manifest.recipe.profile.max_batch
+        lambda: [images],
+        len(images),
+        golden.logits,
+        golden.labels,
+        bundle.manifest.recipe.profile.max_batch,
+        bundle.manifest.weights.trained,
     )
 
 

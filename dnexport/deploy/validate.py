@@ -49,6 +49,8 @@ class Samples:
         reference: PyTorch's logits.
         labels: int64, −1 where unknown.
         batch: images a query.
+        trained: the network is; a deep one of random weights turns INT8's rounding into noise as large as its signal, so
+            that only the second runtime can judge its INT8 engine.
     """
 
     batches: Callable[[], Iterable[InputPart]]
@@ -56,6 +58,7 @@ class Samples:
     reference: Logits
     labels: np.ndarray
     batch: int
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def validate_engine(
     accuracy = accuracy_from_logits(samples.reference, logits, samples.labels)
     # A runtime that simulates int8 in float has int8's floor.
     floor = INT8_PARITY_FLOOR_DB if precision is Precision.INT8 else PARITY_FLOORS_DB[executed.execution]
-    check_parity(str(target), accuracy, floor)
+    if samples.trained or precision is not Precision.INT8:
+        check_parity(str(target), accuracy, floor)
     cross_check = None
     if precision is Precision.INT8 and target != _ORT_CPU:
         other, _ = engine_logits(graph, _ORT_CPU, precision, samples, tick)

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def test_where_rounding_alone_does_as_much_the_floor_follows_it() -> None:
     assert found.floor_db == pytest.approx(22, abs=0.5)
     with pytest.raises(ParityFailed, match=r"2[01]\.\d dB where rounding alone leaves at least 2[12]"):
         check_against("openvino:cpu", noisy(20.5), "onnxruntime:cpu", logits(), reordered)
+
+
+def test_int8_of_random_weights_is_judged_by_the_second_runtime_only(
+    tiny_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = input_from_pixels(tiny_pixels(8), TINY_PREPROCESS)
+    elsewhere = -graph_logits(tiny_graph, images)  # as far from the engine's as INT8 can come in a deep random net
+    labels = np.full(8, -1)
+    target = Target.parse("onnxruntime:cpu")
+    untrained = Samples(lambda: [images], 8, elsewhere, labels, 4, trained=False)
+    found = validate_engine(tiny_graph, tiny_graph, target, Precision.INT8, untrained, lambda *_: None)
+    assert found.accuracy.snr_db < INT8_PARITY_FLOOR_DB
+    with pytest.raises(ParityFailed, match="where at least 6 dB are expected"):
+        trained = dataclasses.replace(untrained, trained=True)
+        validate_engine(tiny_graph, tiny_graph, target, Precision.INT8, trained, lambda *_: None)
+    with pytest.raises(ParityFailed, match="where at least 60 dB are expected"):
+        validate_engine(tiny_graph, tiny_graph, target, Precision.FP32, untrained, lambda *_: None)
 
 
 def test_a_real_engine_of_another_network_is_refused(tiny_graph: Path, tmp_path: Path) -> None:
