@@ -52,7 +52,9 @@ def context_from_recipe(recipe: Recipe, cache: Path, progress: Progress) -> Cont
     source = source_from_recipe(recipe, progress)
     network = _load(recipe, source, stages)
     needs_images = recipe.precision is Precision.INT8 and recipe.calibration_table is None
-    data = data_from_recipe(recipe, network.preprocess, network.class_names, calibrate=needs_images)
+    data = data_from_recipe(
+        recipe, network.preprocess, network.class_names, calibrate=needs_images, multi_label=network.multi_label
+    )
     return Context(recipe, source, network, data, stages, progress)
 
 

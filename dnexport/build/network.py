@@ -93,6 +93,7 @@ class Network(Record):
         preprocess: pinned.
         assumed: fields of ``preprocess`` that neither a flag nor the checkpoint stated.
         class_names: one a class.
+        multi_label: each class is a question of its own (a sigmoid each), not one of several.
     """
 
     arch: Arch
@@ -100,6 +101,7 @@ class Network(Record):
     preprocess: Preprocess
     assumed: tuple[str, ...]
     class_names: tuple[str, ...]
+    multi_label: bool = False
 
     def factory(self, source: Source) -> ModuleFactory:
         """Makes the module of this network."""
@@ -154,13 +156,14 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         DataError: the class names do not fit the classes.
     """
     metadata: CheckpointMetadata | None = None
+    multi_label = False
     if source.file is None:
         arch: AnyArch = arch_from_text(recipe.arch or "")
     else:
         from dnexport.models.zoo import recognised_from_file
 
         found = recognised_from_file(source.file, recipe.arch)
-        arch, metadata = found.arch, found.metadata
+        arch, metadata, multi_label = found.arch, found.metadata, found.multi_label
     names = metadata.class_names if metadata else ()
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)
     preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)
@@ -170,6 +173,7 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         preprocess=preprocess,
         assumed=assumed,
         class_names=_class_names(recipe, names, arch),
+        multi_label=multi_label,
     )
 
 

@@ -180,6 +180,7 @@ def _manifest(
         preprocess=network.preprocess,
         assumed=network.assumed,
         class_names=network.class_names,
+        multi_label=network.multi_label,
         weights=network.weights(context.source),
         golden=Golden(
             source=context.data.test.name,
@@ -214,6 +215,6 @@ def _resolved(context: Context, outcomes: Sequence[TargetOutcome]) -> Recipe:
 
 def _reference_run(context: Context, referenced: Path) -> ReferenceRun:
     logits, labels = np.load(referenced / "logits.npy"), np.asarray(context.data.test.labels)
-    known = labels >= 0
+    known = (labels >= 0) & (not context.network.multi_label)
     top1 = float((logits.argmax(axis=1)[known] == labels[known]).mean()) if known.any() else None
     return ReferenceRun(form=EAGER, threads=available_threads(), top1=top1, samples=len(labels))

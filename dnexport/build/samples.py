@@ -26,7 +26,9 @@ class BuildData:
     test: ImageSet
 
 
-def data_from_recipe(recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...], *, calibrate: bool) -> BuildData:
+def data_from_recipe(
+    recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...], *, calibrate: bool, multi_label: bool = False
+) -> BuildData:
     """Open the data of a recipe.
 
     Raises:
@@ -34,6 +36,11 @@ def data_from_recipe(recipe: Recipe, preprocess: Preprocess, names: tuple[str, .
         RecipeError: INT8 without images.
     """
     splits = splits_from_source(recipe.data) if recipe.data else None
+    if splits is not None and multi_label and splits.test.classes:
+        raise DataError(
+            f"data {recipe.data} has one label an image and the network answers several questions at once",
+            "give a folder of images without class folders",
+        )
     if splits is not None:
         splits.test.check_classes(names)
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)

@@ -93,7 +93,15 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
     labels = np.asarray(context.data.test.labels, np.int64)
     logits = np.load(referenced / "logits.npy")
     trained = context.source.file is not None
-    return Samples(batches, len(labels), logits, labels, min(context.recipe.profile.max_batch, 32), trained)
+    return Samples(
+        batches,
+        len(labels),
+        logits,
+        labels,
+        min(context.recipe.profile.max_batch, 32),
+        trained,
+        context.network.multi_label,
+    )
 
 
 def _lower(context: Context, target: Target, model: Path) -> Path:
@@ -180,7 +188,7 @@ def _with_graph_accuracy(
         logits, _ = engine_logits(
             lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance
         )
-        accuracy = accuracy_from_logits(reference, logits, labels)
+        accuracy = accuracy_from_logits(reference, logits, labels, multi_label=context.network.multi_label)
         if context.source.file is not None or context.recipe.precision is not Precision.INT8:
             check_parity(f"the lowered graph of {report.target}", accuracy, graph_floor(context.recipe.precision))
         (folder / "accuracy.json").write_text(accuracy.model_dump_json(), encoding="utf-8")

@@ -21,7 +21,7 @@ _BEST = 5
 
 
 class Guess(NamedTuple):
-    """One class and its softmax probability."""
+    """One class and its probability."""
 
     name: str
     probability: float
@@ -53,13 +53,20 @@ def predictions(bundle: Bundle, images: Sequence[Path], target: str | None) -> l
         worker.create(Probe, functools.partial(open_session, engine, chosen, options), np.empty((0,), np.float32))
         parts = worker.method("logits", input_from_pixels(pixels, preprocess), bundle.manifest.recipe.profile.max_batch)
     logits = np.concatenate(parts).astype(np.float64)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = _probabilities(logits, multi_label=bundle.manifest.multi_label)
     names = bundle.manifest.class_names
     return [
         Answer(path, tuple(Guess(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:_BEST]))
         for path, row in zip(images, shares, strict=True)
     ]
+
+
+def _probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """Softmax over the classes; for multi-label networks a sigmoid each."""
+    if multi_label:
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def runnable_target(bundle: Bundle, name: str | None) -> Target:

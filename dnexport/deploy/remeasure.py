@@ -105,7 +105,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
         )
         reference = np.concatenate([part for images in batches() for part in worker.method("logits", images, 32)])
     labels, batch = np.asarray(test.labels, np.int64), manifest.recipe.profile.max_batch
-    return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained)
+    return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained, manifest.multi_label)
 
 
 def _golden_samples(bundle: Bundle) -> Samples:
@@ -118,6 +118,7 @@ def _golden_samples(bundle: Bundle) -> Samples:
         golden.labels,
         bundle.manifest.recipe.profile.max_batch,
         bundle.manifest.weights.trained,
+        bundle.manifest.multi_label,
     )
 
 

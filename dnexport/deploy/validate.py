@@ -49,8 +49,9 @@ class Samples:
         reference: PyTorch's logits.
         labels: int64, −1 where unknown.
         batch: images a query.
-        trained: the network is; a deep one of random weights turns INT8's rounding into noise as large as its signal, so
-            that only the second runtime can judge its INT8 engine.
+        trained: the network is; a deep one of random weights turns INT8's rounding into noise as large as its signal,
+            so that only the second runtime can judge its INT8 engine.
+        multi_label: each logit is a question of its own, answered at a sigmoid of 0.5.
     """
 
     batches: Callable[[], Iterable[InputPart]]
@@ -59,6 +60,7 @@ class Samples:
     labels: np.ndarray
     batch: int
     trained: bool = True
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def validate_engine(
         WorkerCrashed: the runtime crashes.
     """
     logits, executed = engine_logits(engine, target, precision, samples, tick)
-    accuracy = accuracy_from_logits(samples.reference, logits, samples.labels)
+    accuracy = accuracy_from_logits(samples.reference, logits, samples.labels, multi_label=samples.multi_label)
     # A runtime that simulates int8 in float has int8's floor.
     floor = INT8_PARITY_FLOOR_DB if precision is Precision.INT8 else PARITY_FLOORS_DB[executed.execution]
     if samples.trained or precision is not Precision.INT8:

@@ -7,13 +7,17 @@ from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.spec.metrics import Accuracy
 
 
-def accuracy_from_logits(reference: Logits, logits: LogitsPart, labels: np.ndarray) -> Accuracy:
+def accuracy_from_logits(
+    reference: Logits, logits: LogitsPart, labels: np.ndarray, *, multi_label: bool = False
+) -> Accuracy:
     """Compare an engine with the reference on the same samples.
 
     Args:
         reference: PyTorch's FP32 logits, [samples, classes].
         logits: the engine's, of the same shape.
         labels: int64 [samples]; −1 where unknown.
+        multi_label: each class is a question of its own: agreement is the share of equal answers at a sigmoid of 0.5,
+            over all images and classes, and one label an image says nothing.
 
     Raises:
         DataError: shapes differ, or the engine's logits are not finite.
@@ -28,7 +32,7 @@ def accuracy_from_logits(reference: Logits, logits: LogitsPart, labels: np.ndarr
             f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits that are not finite",
             "build it in a wider precision",
         )
-    known = labels >= 0
+    known = (labels >= 0) & (not multi_label)
     labelled = int(known.sum())
     named, named_by_reference = logits.argmax(axis=1), reference.argmax(axis=1)
     right, reference_right = named[known] == labels[known], named_by_reference[known] == labels[known]
@@ -40,7 +44,7 @@ def accuracy_from_logits(reference: Logits, logits: LogitsPart, labels: np.ndarr
         reference_top1=float(reference_right.mean()) if labelled else None,
         lost=int((reference_right & ~right).sum()) if labelled else None,
         gained=int((~reference_right & right).sum()) if labelled else None,
-        agreement=float((named == named_by_reference).mean()),
+        agreement=float(((logits > 0) == (reference > 0) if multi_label else named == named_by_reference).mean()),
         max_abs_error=float(np.abs(logits.astype(np.float64) - reference).max()),
         max_abs_logit=float(np.abs(reference).max()),
         snr_db=snr_db(reference, logits),

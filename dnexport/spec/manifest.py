@@ -81,6 +81,7 @@ class Manifest(Record):
         preprocess: pinned for every user of the bundle.
         assumed: which parts of the preprocessing neither a flag nor the checkpoint stated.
         class_names: one a class.
+        multi_label: each class is a question of its own (a sigmoid each), not one of several.
         weights: their source.
         golden: the samples.
         reference: the PyTorch run.
@@ -100,6 +101,7 @@ class Manifest(Record):
     preprocess: Preprocess
     assumed: tuple[str, ...]
     class_names: tuple[str, ...]
+    multi_label: bool = False
     weights: Weights
     golden: Golden
     reference: ReferenceRun

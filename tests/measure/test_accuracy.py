@@ -46,6 +46,17 @@ def test_without_labels_the_label_metrics_are_null() -> None:
     assert (found.top1, found.top5, found.reference_top1, found.lost, found.gained) == (None,) * 5
 
 
+def test_multi_label_answers_are_compared_one_by_one() -> None:
+    """Two of twelve answers at a sigmoid of 0.5 differ, though every largest logit is the same."""
+    reference = np.array([[2, 1, -1], [-1, 3, 1], [4, -2, -3], [1, 2, 5]], np.float32)
+    answers = reference.copy()
+    answers[0, 1], answers[2, 1] = -0.5, 0.5
+    found = accuracy_from_logits(reference, answers, np.zeros(4, np.int64), multi_label=True)
+    assert found.agreement == pytest.approx(10 / 12)
+    assert (found.labelled, found.top1, found.lost) == (0, None, None)
+    assert accuracy_from_logits(reference, answers, np.zeros(4, np.int64)).agreement == 1
+
+
 def test_a_label_that_no_logit_favours_is_not_in_the_top_five() -> None:
     reference = np.tile(np.arange(10, dtype=np.float32), (3, 1))
     assert accuracy_from_logits(reference, reference, np.array([9, 5, 4])).top5 == pytest.approx(2 / 3)
