@@ -87,9 +87,7 @@ def row(name: str, folder: Path) -> tuple[list[str], list[str]]:
         f"{graph.snr_db:.0f}" if graph and graph.snr_db else "–",
         f"{half:.0f} ({fp16.reports['openvino:cpu'].executed_precision})",
         f"{own:.1f} / {openvino:.1f}",
-        f"{cross.snr_db:.0f}" + (f" (own {cross.own_snr_db:.0f})" if cross.own_snr_db is not None else "")
-        if cross and cross.snr_db is not None
-        else "–",
+        f"{cross.snr_db:.0f}" if cross and cross.snr_db is not None else "–",
         f"{share:.0%}",
         " / ".join(f"{(bundle.reports[RTX].bytes or 0) / 1e6:.1f}" for bundle in (fp16, int8)),
     ]

@@ -41,12 +41,10 @@ class SessionOptions:
     Attributes:
         execution: arithmetic to ask the runtime for.
         threads: worker threads of a CPU runtime.
-        optimize: let ONNX Runtime rewrite the graph; off, the same arithmetic is carried out in another order.
     """
 
     execution: Execution
     threads: int
-    optimize: bool = True
 
 
 @dataclass(frozen=True)

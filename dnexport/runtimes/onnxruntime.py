@@ -197,8 +197,6 @@ def _inference_session(
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
-    if not options.optimize:
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Spinning threads of one engine would steal the processor from the next one measured.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile_to is not None:

@@ -121,14 +121,13 @@ class CrossCheck(Record):
     Attributes:
         against: the other target.
         snr_db: of this engine's logits, with the other's as the signal; None when exact.
-        own_snr_db: of the other runtime against itself with its graph optimizer off: what rounding alone does to this
-            network; None where it was not needed.
-        floor_db: below which the build fails.
+        other_snr_db: of the other runtime's logits against PyTorch; None when exact.
+        floor_db: below which this engine must at least be as near to PyTorch as the other runtime, or the build fails.
     """
 
     against: str
     snr_db: float | None
-    own_snr_db: float | None
+    other_snr_db: float | None
     floor_db: float
 
 
