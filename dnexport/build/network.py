@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
+from dnexport.data.datasets import nameless_classes
 from dnexport.errors import CheckpointError, DataError, RecipeError
 from dnexport.spec.archs import AnyArch, Arch, arch_from_text
 from dnexport.spec.manifest import Manifest, Weights
@@ -126,7 +127,7 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
     """
     word, _, detail = recipe.weights.partition(":")
     if word == "random":
-        if detail and not detail.isdigit():
+        if detail and not (detail.isascii() and detail.isdecimal() and len(detail) < 19):
             raise RecipeError(f"weights '{recipe.weights}' has '{detail}' where a seed belongs", "write random:7")
         return Source("random", seed=int(detail or 0))
     if word in ("auto", "pretrained"):
@@ -237,7 +238,7 @@ def _preprocess(
 def _class_names(recipe: Recipe, names: tuple[str, ...], arch: AnyArch) -> tuple[str, ...]:
     if recipe.class_names is not None:
         try:
-            lines = Path(recipe.class_names).read_text(encoding="utf-8").splitlines()
+            lines = Path(recipe.class_names).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             raise DataError(
                 f"class names {recipe.class_names} cannot be read", "give a text file with one name a line"
@@ -245,7 +246,7 @@ def _class_names(recipe: Recipe, names: tuple[str, ...], arch: AnyArch) -> tuple
         names = tuple(line.strip() for line in lines if line.strip())
     if names and len(names) != arch.classes:
         raise DataError(f"{len(names)} class names are given for {arch.classes} classes", "give one name a class")
-    return names or tuple(f"class {index}" for index in range(arch.classes))
+    return names or nameless_classes(arch.classes)
 
 
 def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:

@@ -3,6 +3,7 @@
 load → export → passes → reference → (calibrate → quantize) → each target: lower → compile → validate → bench → pack
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
     Raises:
         DnexportError: nothing could be built; the first target's error where all failed. Nothing is written then.
     """
+    output = Path(os.path.abspath(output))  # '.' and '' have no name and no parent of their own
     check_replaceable(output)
     recording = Recording(progress)
     targets = chosen_targets(recipe)

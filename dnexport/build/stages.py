@@ -18,7 +18,7 @@ from dnexport.errors import error_from_os_error
 from dnexport.measure.environment import package_versions
 from dnexport.spec.manifest import StageRun
 from dnexport.spec.progress import Progress
-from dnexport.spec.record import digest_from_json
+from dnexport.spec.record import digest_from_file, digest_from_json
 
 _INPUTS = "stage.json"
 
@@ -58,7 +58,7 @@ class Stages:
         folder = self._root / f"{name.replace(':', '-').replace('+', '-')}-{digest[:24]}"
         self._progress.start(name)
         began = time.monotonic()
-        reused = (folder / _INPUTS).is_file()
+        reused = _whole(folder)
         if not reused:
             self._make(folder, identity, make)
         self.runs[name] = StageRun(seconds=round(time.monotonic() - began, 3), reused=reused)
@@ -80,13 +80,23 @@ class Stages:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             make(partial)
-            (partial / _INPUTS).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+            done = {"inputs": identity, "files": {path.name: digest_from_file(path) for path in partial.iterdir()}}
+            (partial / _INPUTS).write_text(json.dumps(done, indent=1), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         except OSError as exc:
             raise error_from_os_error(exc, folder) from exc
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a result is there as it was written; a damaged one is made again."""
+    try:
+        files = json.loads((folder / _INPUTS).read_bytes())["files"]
+        return all(digest_from_file(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def stage_key(folder: Path) -> str:

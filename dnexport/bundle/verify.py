@@ -63,8 +63,11 @@ class Bundle:
 
     def golden(self) -> GoldenSamples:
         """The golden samples."""
-        with np.load(self.path / "golden.npz", allow_pickle=False) as arrays:
-            return GoldenSamples(arrays["images"], arrays["logits"], arrays["labels"])
+        try:
+            with np.load(self.path / "golden.npz", allow_pickle=False) as arrays:
+                return GoldenSamples(arrays["images"], arrays["logits"], arrays["labels"])
+        except (OSError, ValueError, KeyError) as exc:
+            raise IntegrityError(f"golden.npz of bundle {self.path} holds no golden samples", "build it again") from exc
 
 
 def _manifest(path: Path) -> Manifest:

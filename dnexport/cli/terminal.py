@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, TargetUnavailable, error_from_os_error
 
+BROKEN_PIPE_EXIT_CODE = 141
 _EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
 
 
@@ -121,6 +123,10 @@ def terminal(
         _fail(view, exc, debug)
     except ModuleNotFoundError as exc:
         _fail(view, _missing_package(exc), debug)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as 'head' does; nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except OSError as exc:
         _fail(view, error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
     except KeyboardInterrupt:

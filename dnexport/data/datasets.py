@@ -77,16 +77,20 @@ class ImageSet:
         """Refuse labels that mean something else to a network with the classes ``names``.
 
         Raises:
-            DataError: another number of classes, or the same names in another order.
+            DataError: another number of classes, or other names than the network's, where it has names.
         """
         if self.classes and len(self.classes) != len(names):
             raise DataError(
                 f"data {self.name} has {len(self.classes)} classes and the network {len(names)}",
                 "give the data that it was trained on",
             )
-        if set(self.classes) == set(names) and self.classes != tuple(names):
+        named = tuple(names) != nameless_classes(len(names))
+        if self.classes and named and self.classes != tuple(names):
+            pairs = zip(self.classes, names, strict=True)
+            mine, theirs = next((a, b) for a, b in pairs if a != b)
             raise DataError(
-                f"data {self.name} has the network's classes in another order", "rename the folders to sort alike"
+                f"data {self.name} has class '{mine}' where the network has '{theirs}'",
+                "name the class folders as the network's classes",
             )
 
     def draw(self, count: int, seed: int) -> "ImageSet":
@@ -118,6 +122,11 @@ class ImageSet:
             second += order[:cut]
             first += order[cut:]
         return self.subset(sorted(first)), self.subset(sorted(second))
+
+
+def nameless_classes(count: int) -> tuple[str, ...]:
+    """What the classes of a network are called that does not say."""
+    return tuple(f"class {index}" for index in range(count))
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,8 @@ def _parts(root: Path) -> tuple[Path, Path] | None:
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and held_out is None:
+        raise DataError(f"data folder {root} has train/ but neither val/ nor test/", "add the held-out part")
     return (root / "train", held_out) if (root / "train").is_dir() and held_out else None
 
 

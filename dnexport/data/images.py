@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import Preprocess
@@ -19,6 +19,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+LARGEST_RESIZED_SIDE = 65_536
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 PixelBatch = UInt8[np.ndarray, "batch height width channels"]
@@ -33,12 +35,16 @@ def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:
     Raises:
         DataError: the file is missing or cannot be decoded.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"image {path} is no file", "give a JPEG or PNG")
     try:
         with Image.open(path) as image:
             return pixels_from_image(image, preprocess)
     except FileNotFoundError as exc:
         raise DataError(f"image {path} does not exist", "check the path") from exc
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+    except DataError:
+        raise
+    except Exception as exc:  # Pillow's decoders raise what they like on damaged files
         raise DataError(f"image {path} cannot be decoded", "remove it or replace it by a whole JPEG or PNG") from exc
 
 
@@ -76,6 +82,11 @@ def _fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     short = min(image.size)
     # torchvision's rule: the longer side is truncated, not rounded.
     size = tuple(int(preprocess.resize * side / short) for side in image.size)
+    if max(size) > LARGEST_RESIZED_SIDE:
+        what = (
+            f"an image of {image.width}×{image.height} pixels would be resized to {size[0]}×{size[1]} before its crop"
+        )
+        raise DataError(what, "cut it to a saner shape")
     resized = image.resize((size[0], size[1]), resample) if size != image.size else image
     left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
     return resized.crop((left, top, left + width, top + height))

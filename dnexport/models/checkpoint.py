@@ -24,6 +24,7 @@ from dnexport.spec.training import CheckpointMetadata
 METADATA_KEY = "dnexport"
 
 _WRAPPERS = ("state_dict", "model_state_dict", "state_dict_ema", "ema", "model", "net")
+_DEEPEST_WRAPPING = 8
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
 # A file larger than this is no checkpoint of the family: the largest, DPN-107, has 350 MB and twice that with momentum.
 _LARGEST_BYTES = 4 << 30
@@ -42,7 +43,7 @@ def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata |
         raise CheckpointError(
             f"checkpoint {path} has {size / 1e9:.1f} GB, more than any network of the family", "give its weights alone"
         )
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), None
@@ -80,16 +81,22 @@ def _check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin
                 f"checkpoint {origin} has {key} of {list(value.shape)}, the arch wants {list(own[key].shape)}",
                 "name the --arch that it was trained with",
             )
-        if own[key].is_floating_point() and not value.is_floating_point():
+        if own[key].is_floating_point() != value.is_floating_point():
             raise CheckpointError(
-                f"checkpoint {origin} has {key} of type {value.dtype}, not of a floating-point type",
+                f"checkpoint {origin} has {key} of type {value.dtype}, not {own[key].dtype}",
                 "give the weights before quantization",
             )
-        if not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
+        # As they will be held: what overflows float32 is found here too.
+        held = value.to(own[key].dtype)
+        wrong = ~torch.isfinite(held) if held.is_floating_point() else (held < 0) | (held > own[key].max())
+        if key.endswith("running_var"):
+            wrong |= held < 0
+        if wrong.any():
+            what = "not finite" if held.is_floating_point() else "no channels of the network"
+            what = "negative variances" if torch.isfinite(held[wrong]).all() and held.is_floating_point() else what
             raise CheckpointError(
-                f"checkpoint {origin} has {count} values in {key} that are not finite",
-                "take an earlier checkpoint; the training diverged",
+                f"checkpoint {origin} has {int(wrong.sum())} values in {key} that are {what}",
+                "take an earlier checkpoint; the training diverged or the file is damaged",
             )
 
 
@@ -106,7 +113,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata
         return state, None
     try:
         return state, CheckpointMetadata.model_validate(json.loads(text))
-    except (ValidationError, ValueError) as exc:
+    except (ValidationError, ValueError, RecursionError) as exc:
         raise CheckpointError(
             f"checkpoint {path} has metadata that this version does not understand",
             "write it again with this version's 'dnexport train'",
@@ -140,9 +147,11 @@ def _names_code(path: Path) -> bool:
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST_WRAPPING):
+        if not isinstance(content, Mapping):
+            break
         if content and all(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
+            return _dense(content, path)
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -155,10 +164,24 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"checkpoint {path} holds {held}, not a state dict", "save model.state_dict() and give that")
 
 
+def _dense(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+    """Refuse keys that are no names, and tensors without plain values."""
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"checkpoint {path} has the key {key!r}, which is no name", "save model.state_dict()")
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise CheckpointError(
+                f"checkpoint {path} has {key} as a {value.layout} tensor on {value.device}", "save plain tensors"
+            )
+    return dict(state)
+
+
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return _without_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+    for _ in range(_DEEPEST_WRAPPING):
+        prefix = next((p for p in _PREFIXES if state and all(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 

@@ -105,7 +105,7 @@ class CondensedLinear(nn.Module):
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features // 2, classes)
-        self.register_buffer("index", torch.arange(features // 2))
+        self.register_buffer("index", torch.arange(features - features // 2, features))
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.linear(torch.index_select(x, 1, self.index))

@@ -52,8 +52,19 @@ class Shapes:
         return self.of(key, 4)
 
     def count(self, pattern: str) -> int:
-        """The largest number that the pattern's group takes in any key; 0 where there is none."""
-        return max((int(match[1]) for key in self._state if (match := re.match(pattern, key))), default=0)
+        """The largest number that the pattern's group takes in any key; 0 where there is none.
+
+        Raises:
+            CheckpointError: a number that the keys cannot count up to.
+        """
+        found = [match[1] for key in self._state if (match := re.match(pattern, key))]
+        largest = max((int(number) if len(number) < 7 else 10**7 for number in found), default=0)
+        if largest > len(self._state):
+            raise CheckpointError(
+                f"checkpoint {self._origin} numbers a layer {max(found, key=len)} and has {len(self._state)} keys",
+                "give a whole state dict",
+            )
+        return largest
 
     def value(self, key: str) -> Tensor:
         """A tensor itself."""

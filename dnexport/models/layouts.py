@@ -91,7 +91,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("timm DPN", "dpn", (r"^features\.conv2_1\.c3x3_b\.",)),
 )
 
-_NUMBER = re.compile(r"\{(\d+)\}")
+_NUMBER = re.compile(r"\{(\d{1,6})\}")
 
 
 def layout_from_keys(keys: Iterable[str], origin: str) -> Layout:

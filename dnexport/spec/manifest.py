@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from dnexport.spec.archs import Arch
 from dnexport.spec.metrics import Environment
 from dnexport.spec.preprocess import Preprocess
@@ -111,3 +113,9 @@ class Manifest(Record):
     environment: Environment
     warnings: tuple[str, ...]
     files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Manifest":
+        if len(self.class_names) != self.arch.classes or self.preprocess.planes != self.arch.channels:
+            raise ValueError("class_names and preprocess fit the arch")
+        return self

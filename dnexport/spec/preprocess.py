@@ -10,6 +10,9 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["rgb", "bgr", "grey"]
 
 
+LARGEST_SIDE = 8192
+
+
 class Preprocess(Record):
     """Geometry (decode, resize, crop: uint8 NHWC) and arithmetic (``(x/255 - mean) / std``: float32 NCHW).
 
@@ -32,12 +35,12 @@ class Preprocess(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Preprocess":
-        if min(self.input_size) < 1:
-            raise ValueError("input_size is positive")
+        if min(self.input_size) < 1 or max(self.input_size) > LARGEST_SIDE or (self.resize or 1) > LARGEST_SIDE:
+            raise ValueError(f"input_size and resize are between 1 and {LARGEST_SIDE} pixels")
         if len(self.mean) != self.planes or len(self.std) != self.planes:
             raise ValueError(f"mean and std have {self.planes} values for channels '{self.channels}'")
-        if min(self.std) <= 0:
-            raise ValueError("std is positive")
+        if min(self.std) < 1e-3 or max(self.std) > 1 or min(self.mean) < 0 or max(self.mean) > 1:
+            raise ValueError("mean and std are in units of full scale, 0 to 1; divide those for 0 to 255 by 255")
         if self.resize is not None and self.resize < max(self.input_size):
             raise ValueError(f"resize {self.resize} is smaller than the crop {self.input_size}")
         return self

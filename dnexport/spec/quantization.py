@@ -23,7 +23,7 @@ class CalibrationSet(Record):
 
     data: str | None = None
     count: int = Field(default=256, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     observer: ObserverName = "minmax"
 
 

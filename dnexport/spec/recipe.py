@@ -105,6 +105,13 @@ class Recipe(Record):
         parsed = [text if text == "auto" else str(_value_of(lambda text=text: Target.parse(text))) for text in texts]
         return tuple(dict.fromkeys(parsed))
 
+    @field_validator("weights", "data", "class_names", "calibration_table")
+    @classmethod
+    def _is_a_path(cls, text: str | None) -> str | None:
+        if text is not None and (not text.strip() or "\0" in text):
+            raise ValueError("a path or a word belongs here")
+        return text
+
     @model_validator(mode="after")
     def _something_to_build(self) -> "Recipe":
         if self.arch is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
@@ -173,6 +180,8 @@ def _validated(record: type[AnyRecord], values: dict[str, Any], origin: str) -> 
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise RecipeError(f"recipe {path} is no file", "give a TOML file; engines/ holds examples")
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return values
@@ -182,13 +191,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"recipe {path} cannot be read: {(exc.strerror or str(exc)).lower()}", "check the path"
         ) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # TOML's and Unicode's errors, and what deep nesting does
         raise RecipeError(f"recipe {path} is not TOML: {exc}", "correct that line") from exc
 
 
 def _resolved(value: Any, folder: Path) -> Any:
     """A path relative to the recipe's folder; words such as ``auto`` and ``digits`` stay words."""
-    if not isinstance(value, str) or value.partition(":")[0] in (*WEIGHT_WORDS, *DATA_WORDS):
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or "\0" in value
+        or value.partition(":")[0] in (*WEIGHT_WORDS, *DATA_WORDS)
+    ):
         return value
     return str((folder / value).resolve())
 

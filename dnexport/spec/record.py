@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class Record(BaseModel):
     """An immutable value: unknown keys are refused, and equal content means equal records."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def content_digest(self) -> str:
         """SHA-256 of the canonical JSON form, the identity of this record in stage digests."""

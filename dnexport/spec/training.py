@@ -59,5 +59,5 @@ class CheckpointMetadata(Record):
     class_names: tuple[str, ...]
     data: str
     training: TrainingRecipe
-    test_top1: float
+    test_top1: float = Field(ge=0, le=1)
     test_images: int

@@ -46,6 +46,16 @@ def test_a_full_disk_has_its_own_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", ["", "made?"])
+def test_a_damaged_result_is_made_again(tmp_path: Path, content: str) -> None:
+    folder = Stages(tmp_path, Silent()).run("export", 1, {}, write)
+    (folder / "result").write_text(content)
+    stages = Stages(tmp_path, Silent())
+    stages.run("export", 1, {}, write)
+    assert not stages.runs["export"].reused
+    assert (folder / "result").read_text() == "made"
+
+
 def test_a_stage_without_its_last_file_is_made_again(tmp_path: Path) -> None:
     folder = Stages(tmp_path, Silent()).run("export", 1, {}, write)
     (folder / "stage.json").unlink()

@@ -136,10 +136,10 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
 def test_classes_must_be_the_networks() -> None:
     images = numbers((0, 1, 2))
     images.check_classes(("0", "1", "2"))
-    images.check_classes(("zero", "one", "two"))
+    images.check_classes(("class 0", "class 1", "class 2"))
     with pytest.raises(DataError, match="data numbers has 3 classes and the network 2"):
         images.check_classes(("0", "1"))
-    with pytest.raises(DataError, match="has the network's classes in another order"):
+    with pytest.raises(DataError, match="data numbers has class '0' where the network has '1'; name the class folders"):
         images.check_classes(("1", "0", "2"))
 
 

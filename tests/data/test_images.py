@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,20 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match="cannot be decoded"):
         pixels_from_file(path, SMALL)
+
+
+def test_a_picture_as_long_as_a_street_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (100_000, 1)).save(tmp_path / "street.png")
+    with pytest.raises(
+        DataError, match=r"an image of 100000×1 pixels would be resized to 25600000×256 before its crop"
+    ):
+        pixels_from_file(tmp_path / "street.png", IMAGENET)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="is no file"):
+        pixels_from_file(tmp_path / "pipe.png", SMALL)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

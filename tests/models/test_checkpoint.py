@@ -88,6 +88,20 @@ CONV = "features.denseblock1.denselayer1.conv1.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            with_value("features.norm5.running_var", lambda v: v - 100),
+            "has 132 values in features.norm5.running_var that are negative variances",
+        ),
+        (
+            with_value("features.norm5.weight", lambda v: v.double() * 1e300),
+            "has 132 values in features.norm5.weight that are not finite",
+        ),
+        (lambda s: {**s, "features.denseblock1.denselayer999999999.x": s[CONV]}, "numbers a layer 999999999 and has"),
+        (
+            with_value(CONV, lambda w: w.to_sparse()),
+            f"has {CONV} as a torch.sparse_coo tensor on cpu; save plain tensors",
+        ),
+        (lambda s: {**s, 7: s[CONV]}, "has the key 7, which is no name"),
         (without(CONV), f"lacks {CONV}; give a whole state dict"),
         (without("features.transition1.norm.bias"), "lacks features.transition1.norm.bias; name the --arch"),
         (lambda s: {**s, "extra.weight": s[CONV]}, "has extra.weight that the arch does not; name the --arch"),
@@ -106,7 +120,7 @@ CONV = "features.denseblock1.denselayer1.conv1.weight"
             "has keys of no layout known here (resnet.classifier.bias, ",
         ),
         (with_value(CONV, lambda w: w * float("nan")), f"has 1152 values in {CONV} that are not finite"),
-        (with_value(CONV, lambda w: w.to(torch.int8)), f"has {CONV} of type torch.int8, not of a floating-point type"),
+        (with_value(CONV, lambda w: w.to(torch.int8)), f"has {CONV} of type torch.int8, not torch.float32"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_difference(
@@ -161,6 +175,14 @@ def test_a_truncated_file_is_named(tmp_path: Path, state: dict[str, Tensor], suf
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=message):
+        state_from_file(tmp_path / "w.pth")
+
+
+def test_a_state_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="holds the keys state_dict, not a state dict"):
         state_from_file(tmp_path / "w.pth")
 
 

@@ -120,6 +120,18 @@ def test_a_condensenet_converted_in_part_is_refused(tmp_path: Path) -> None:
         recognised_from_file(save(mixed, tmp_path / "w.pt"))
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(10**9, torch.int64), (-3, torch.int64), (0.7, torch.float32)])
+@pytest.mark.parametrize("key", ["features.denseblock_1.denselayer_1.conv_1.index", "classifier.index"])
+def test_an_index_that_is_no_channel_is_refused(key: str, value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    state = reference(CONDENSED).state_dict()
+    state[key] = torch.full_like(state[key], value, dtype=dtype)
+    with pytest.raises(
+        CheckpointError,
+        match=r"index (that are no channels|of type torch.float32, not torch.int64)|values in .*index that are no channels",
+    ):
+        recognised_from_file(save(state, tmp_path / "w.pt"))
+
+
 @pytest.mark.parametrize("name", ["MONAI", "mmpretrain", "PeleeNet", "timm DPN", "CondenseNet, converted"])
 def test_a_layout_is_strict_both_ways(name: str, tmp_path: Path) -> None:
     arch, write = WRITERS[name]

@@ -65,6 +65,11 @@ def test_multiply_adds_are_the_published_ones(name: str) -> None:
         ("condensenet(stages=2-2,growth=8)", "stages and growth have one positive number a block"),
         ("condensenet(stages=2,growth=6)", "every growth is a multiple of groups and of condense"),
         ("peleenet(blocks=3)", "blocks and bottleneck have one positive number a block"),
+        ("densenet(blocks=1-1,k=1,theta=0.01,init=1)", "convolution transition1.conv would have 0 channels"),
+        ("densenet(blocks=999999999,k=1)", "the table has more layers or channels than any network of the family"),
+        ("densenet(blocks=2,k=1000000000)", "parameters, more than 500,000,000"),
+        ("densenet(blocks=2,k=4,classes=1000000000000)", "parameters, more than 500,000,000"),
+        ("peleenet(init=6,k=8,blocks=2-1,bottleneck=4-1)", "would have 0 channels"),
         ("dpn(k_r=97)", "k_r is a multiple of groups"),
     ],
 )

@@ -42,6 +42,11 @@ def test_committed_recipes_are_valid(path: Path) -> None:
         ('arch = "densenet121"\nbatch = "1..1..8"\n[bench]\nbatch = 16', "bench.batch 16 lies outside of the profile 1..1..8"),
         ('precision = "fp16"', "an arch is needed where the weights are not a file"),
         ("arch = ", "is not TOML"),
+        ('weights = ""', "key 'weights' is ''; a path or a word belongs here"),
+        ('weights = "w"\ndata = "a\\u0000b"', "a path or a word belongs here"),
+        ('arch = "densenet121"\n[calibration]\nseed = -1', "key 'calibration.seed' is -1"),
+        ('arch = "densenet121"\n[bench]\nblock_s = inf', "key 'bench.block_s' is inf"),
+        ("a = " + "[" * 5000, "is not TOML"),
     ],
 )  # fmt: skip
 def test_refuses_a_recipe_by_name(tmp_path: Path, text: str, message: str) -> None:

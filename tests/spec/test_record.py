@@ -68,7 +68,10 @@ def test_an_inverted_range_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"std": (0.0, 1.0, 1.0)}, "std is positive"),
+        ({"std": (0.0, 1.0, 1.0)}, "mean and std are in units of full scale, 0 to 1"),
+        ({"mean": (123.675, 116.28, 103.53)}, "divide those for 0 to 255 by 255"),
+        ({"mean": (float("nan"), 0.5, 0.5)}, "finite number"),
+        ({"input_size": (9000, 9000)}, "between 1 and 8192 pixels"),
         ({"mean": (0.5,)}, "mean and std have 3 values"),
         ({"resize": 200}, "resize 200 is smaller than the crop"),
         ({"channels": "grey"}, "mean and std have 1 values for channels 'grey'"),

@@ -43,6 +43,7 @@ class CondenseNetArch(ArchRecord):
         for growth in self.growth:
             if growth % self.groups or (2 * self.growth[0]) % self.condense or growth % self.condense:
                 raise ValueError("every growth is a multiple of groups and of condense")
+        self.check_layers()
         return self
 
     def layers(self, height: int, width: int) -> Iterator[Layer]:

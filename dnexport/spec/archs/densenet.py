@@ -40,6 +40,7 @@ class DenseNetArch(ArchRecord):
     def _check(self) -> "DenseNetArch":
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError("blocks has at least one dense block of at least one layer")
+        self.check_layers()
         return self
 
     def layers(self, height: int, width: int) -> Iterator[Layer]:

@@ -56,6 +56,7 @@ class DpnArch(ArchRecord):
     def _check(self) -> "DpnArch":
         if min(self.k_sec) < 1 or min(self.inc_sec) < 1 or self.k_r % self.groups:
             raise ValueError("k_sec and inc_sec are positive, and k_r is a multiple of groups")
+        self.check_layers()
         return self
 
     def blocks(self) -> Iterator[DualPath]:

@@ -8,6 +8,10 @@ from pydantic import Field
 from dnexport.spec.preprocess import IMAGENET, Preprocess
 from dnexport.spec.record import Record
 
+# A hundred times the largest layer of any published network of the family.
+LARGEST_LAYER = 500_000_000
+LARGEST_TABLE = 10_000
+
 
 class Convolution(NamedTuple):
     """A convolution without bias and the pixels of its output."""
@@ -75,6 +79,20 @@ class ArchRecord(Record):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     classes: int = Field(default=1000, ge=1)
     channels: int = Field(default=3, ge=1)
+
+    def check_layers(self) -> None:
+        """Refuse a table that no network can have; called when the family's own rules hold.
+
+        Raises:
+            ValueError: a convolution without channels, or more than a machine could allocate.
+        """
+        if sum(sum(value) for value in self.__dict__.values() if isinstance(value, tuple)) > LARGEST_TABLE:
+            raise ValueError("the table has more layers or channels than any network of the family")
+        for layer in self.layers(self.input_size, self.input_size):
+            if isinstance(layer, Convolution) and min(layer.channels_in, layer.channels_out) < 1:
+                raise ValueError(f"convolution {layer.name} would have {layer.channels_out} channels")
+            if layer.parameters > LARGEST_LAYER:
+                raise ValueError(f"a layer would have {layer.parameters:,} parameters, more than {LARGEST_LAYER:,}")
 
     def layers(self, height: int, width: int) -> Iterator[Layer]:
         """All layers with parameters in the order of execution, for an input of ``height`` × ``width`` pixels."""

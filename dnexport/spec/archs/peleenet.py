@@ -32,6 +32,7 @@ class PeleeNetArch(ArchRecord):
     def _check(self) -> "PeleeNetArch":
         if not self.blocks or min(self.blocks) < 1 or len(self.blocks) != len(self.bottleneck) or self.k % 2:
             raise ValueError("blocks and bottleneck have one positive number a block, and k is even")
+        self.check_layers()
         return self
 
     def layers(self, height: int, width: int) -> Iterator[Layer]:
