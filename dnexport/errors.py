@@ -19,8 +19,8 @@
     ├── Undecided             7   too few samples for a verdict
     └── IntegrityError        8   a bundle is not what its manifest says
 
-Interruption by the user (Ctrl-C) is exit code 130. The message says what, where, got and expected;
-the remedy says what to do next. Both together are one sentence.
+Interruption by the user (Ctrl-C) is exit code 130; 1 is a defect of dnexport itself. The message says what, where, got
+and expected; the remedy says what to do next. Both together are one sentence.
 """
 
 import errno

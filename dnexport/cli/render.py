@@ -36,7 +36,7 @@ def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
         "network": f"{found['name'] or 'not a published one'}: {found['arch']}",
         "layout": found["layout"],
         "parameters": f"{found['parameters']:,}, all filled; every key used",
-        "ends": f"{found['channels']} input channels, {found['classes']} classes"
+        "ends": f"input channels {found['channels']}, classes {found['classes']}"
         + (", multi-label (a sigmoid each)" if found["multi_label"] else ""),
         "top-1": None if found["test_top1"] is None else f"{found['test_top1']:.2%} on its test images",
         "set aside": "; ".join(found["aside"]) or None,

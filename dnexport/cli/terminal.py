@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dnexport.errors import INTERRUPTED_EXIT_CODE, DnexportError, TargetUnavailable, error_from_os_error
+from dnexport.errors import (
+    INTERRUPTED_EXIT_CODE,
+    BuildFailed,
+    DnexportError,
+    TargetUnavailable,
+    error_from_os_error,
+)
 
 BROKEN_PIPE_EXIT_CODE = 141
 _EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
@@ -117,25 +124,50 @@ def terminal(
 ) -> Iterator[Terminal]:
     """Run a command: errors of ours become a sentence and an exit code, Ctrl-C becomes 130."""
     view = Terminal(as_json=as_json, quiet=quiet, nothing=nothing or {"schema": 1, "status": "failed"})
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield view
-    except DnexportError as exc:
-        _fail(view, exc, debug)
-    except ModuleNotFoundError as exc:
-        _fail(view, _missing_package(exc), debug)
+    except typer.Exit:
+        raise
     except BrokenPipeError:
         # Whoever read our output has gone, as 'head' does; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
-    except OSError as exc:
-        _fail(view, error_from_os_error(exc, Path(str(exc.filename or "the output"))), debug)
-    except KeyboardInterrupt:
-        view.stop()
-        sys.stderr.write("interrupted; nothing was replaced\n")
-        view.document({**view.nothing, "error": {"class": "Interrupted", "message": "interrupted", "remedy": ""}})
-        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    except (Exception, KeyboardInterrupt) as exc:
+        # A library may turn the interrupt into an exception of its own; the user's Ctrl-C goes before it.
+        if interrupts or isinstance(exc, KeyboardInterrupt):
+            view.stop()
+            sys.stderr.write("interrupted; nothing was replaced\n")
+            view.document({**view.nothing, "error": {"class": "Interrupted", "message": "interrupted", "remedy": ""}})
+            raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+        if debug:
+            sys.stderr.write(traceback.format_exc())
+        error = _error_from_exception(exc)
+        view.error(error)
+        raise typer.Exit(error.exit_code) from None
     finally:
         view.stop()
+
+
+def _error_from_exception(exc: Exception) -> DnexportError:
+    """Ours as it is; what the file system says; an extra that is missing; anything else is a defect, and said to be."""
+    if isinstance(exc, DnexportError):
+        return exc
+    if isinstance(exc, ModuleNotFoundError):
+        return _missing_package(exc)
+    if isinstance(exc, OSError):
+        return error_from_os_error(exc, Path(str(exc.filename or "the output")))
+    if isinstance(exc, MemoryError):
+        return BuildFailed("memory ran out", "give smaller images or a smaller batch")
+    first_line = (str(exc).strip().splitlines() or ["no message"])[0]
+    return DnexportError(f"unexpected {type(exc).__name__}: {first_line}", "run it with --debug and report this defect")
 
 
 def _missing_package(exc: ModuleNotFoundError) -> DnexportError:
@@ -145,10 +177,3 @@ def _missing_package(exc: ModuleNotFoundError) -> DnexportError:
     return TargetUnavailable(
         f"this command needs the package '{package}', which is not installed", f"pip install 'dnexport[{extra}]'"
     )
-
-
-def _fail(view: Terminal, error: DnexportError, debug: bool) -> None:
-    if debug:
-        sys.stderr.write(traceback.format_exc())
-    view.error(error)
-    raise typer.Exit(error.exit_code) from None

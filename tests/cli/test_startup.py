@@ -1,3 +1,5 @@
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -44,3 +46,46 @@ def test_a_host_command_on_a_device_names_the_extra(tmp_path: Path) -> None:
         "this command needs the package 'jinja2', which is not installed; pip install 'dnexport[host]'" in done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (
+            "RuntimeError('the unforeseen')",
+            1,
+            "error: unexpected RuntimeError: the unforeseen; run it with --debug and report this defect",
+        ),
+        ("MemoryError()", 5, "error: memory ran out; give smaller images or a smaller batch"),
+        ("KeyboardInterrupt()", 130, "interrupted; nothing was replaced"),
+    ],
+)
+def test_the_unforeseen_is_a_sentence_too(raised: str, code: int, words: str) -> None:
+    program = f"from dnexport.cli.terminal import terminal\nimport typer\ntry:\n    with terminal(as_json=True):\n        raise {raised}\nexcept typer.Exit as exit:\n    raise SystemExit(exit.exit_code)\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.strip() == words
+    assert json.loads(done.stdout)["status"] == "failed"
+
+
+def test_an_interrupt_that_a_library_swallows_stays_one() -> None:
+    program = (
+        "import os, signal, typer\nfrom dnexport.cli.terminal import terminal\ntry:\n    with terminal():\n"
+        "        try:\n            os.kill(os.getpid(), signal.SIGINT)\n            signal.pause()\n"
+        "        except KeyboardInterrupt:\n            raise AttributeError('half imported')\n"
+        "except typer.Exit as exit:\n    raise SystemExit(exit.exit_code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was replaced\n")
+
+
+def test_head_may_close_the_pipe() -> None:
+    command = f"{sys.executable} -m dnexport.cli archs --json | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -166,7 +166,7 @@ def test_inspect_says_what_it_is(tmp_path: Path, run_cli: Callable[..., subproce
     done = run_cli("inspect", str(path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not a published one: densenet(classes=14,blocks=2-3-2,k=8,init=16)" in done.stdout
-    assert "14 classes, multi-label (a sigmoid each)" in done.stdout
+    assert "classes 14, multi-label (a sigmoid each)" in done.stdout
     assert f"{arch.parameters:,}, all filled; every key used" in done.stdout
     assert (
         "assumed     input_size, resize, interpolation, channels, mean, std: not stated by the checkpoint"
