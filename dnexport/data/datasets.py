@@ -3,6 +3,7 @@
 A set knows its labels and classes without decoding anything; pictures are decoded batch by batch.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class ImageSet:
         Raises:
             DataError: a picture cannot be read.
         """
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        # Asked for by several stages; reading every picture once is enough.
         state = hashlib.sha256(repr((self.labels, self.classes)).encode())
         for picture in self.pictures:
             state.update(_bytes(picture))

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dnexport.models.initialise import he_initialise
 from dnexport.spec.archs import CondenseNetArch
 
 
@@ -160,11 +161,7 @@ class CondenseNet(nn.Module):
         head = CondensedLinear if arch.form == "converted" else nn.Linear
         self.classifier = head(channels, arch.classes)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        he_initialise(self)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = torch.relu(self.features(x))

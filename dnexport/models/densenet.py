@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dnexport.models.initialise import he_initialise
 from dnexport.spec.archs import DenseNetArch
 
 
@@ -145,12 +146,7 @@ class DenseNet(nn.Module):
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         self.classifier = nn.Linear(channels, arch.classes)
 
-        # He et al. 2015, as in the paper's section 4.2
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        he_initialise(self)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = torch.relu(self.features(x))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dnexport.models.initialise import he_initialise
 from dnexport.spec.archs import DpnArch
 from dnexport.spec.archs.dpn import DualPath
 
@@ -102,11 +103,7 @@ class Dpn(nn.Module):
         self.features = nn.ModuleDict(parts)
         self.classifier = nn.Conv2d(arch.features, arch.classes, kernel_size=1)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_initialise(self)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = self.features["conv1_pool"](self.features["conv1_1"](x))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dnexport.models.initialise import he_initialise
 from dnexport.spec.archs import PeleeNetArch
 
 
@@ -86,11 +87,7 @@ class PeleeNet(nn.Module):
         self.dropout = nn.Dropout(arch.dropout)
         self.classifier = nn.Linear(channels, arch.classes)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        he_initialise(self)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = torch.flatten(nn.functional.adaptive_avg_pool2d(self.features(x), 1), 1)
