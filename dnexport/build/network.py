@@ -163,7 +163,8 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
     else:
         from dnexport.models.zoo import recognised_from_file
 
-        found = recognised_from_file(source.file, recipe.arch)
+        wanted = arch_from_text(recipe.arch) if recipe.arch else None
+        found = recognised_from_file(source.file, wanted).deployed()
         arch, metadata, multi_label = found.arch, found.metadata, found.multi_label
     names = metadata.class_names if metadata else ()
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dnexport.errors import (
 )
 
 BROKEN_PIPE_EXIT_CODE = 141
+_ROW_CELL = 13
 _EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
 
 
@@ -33,23 +34,26 @@ class Terminal:
     Args:
         as_json: print one document on stdout and nothing else there.
         quiet: no progress.
+        mute: neither progress nor results; errors only.
         nothing: the document of a command that failed, but for its error.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, nothing: dict[str, Any]) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, mute: bool, nothing: dict[str, Any]) -> None:
         self.as_json = as_json
         self.nothing = nothing
-        self._quiet = quiet
+        self._quiet = quiet or mute
+        self._mute = mute
         self._out = _console(stderr=False)
         self._err = _console(stderr=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
+        self._columns: tuple[str, ...] = ()
 
     def start(self, stage: str) -> None:
         """Show a stage: a live line on a terminal, nothing yet in a pipe."""
         self.stop()
-        self._stage = stage
+        self._stage, self._columns = stage, ()
         if self._quiet or not self._err.is_terminal:
             return
         columns = (
@@ -59,15 +63,27 @@ class Terminal:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         self._live = Progress(*columns, console=self._err, transient=True)
-        self._task = self._live.add_task(stage, total=None)
+        self._task = self._live.add_task(stage, total=None, note="")
         self._live.start()
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, note: str = "") -> None:
         """Move the live line."""
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=done, total=total)
+            if note:
+                self._live.update(self._task, note=note)
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        """A line of the stage's table, under a heading the first time."""
+        if self._quiet:
+            return
+        if tuple(cells) != self._columns:
+            self._columns = tuple(cells)
+            self._err.print("  " + "  ".join(f"{name:>{_ROW_CELL}}" for name in cells), style="bold")
+        self._err.print("  " + "  ".join(f"{cell:>{_ROW_CELL}}" for cell in cells.values()))
 
     def finish(self, seconds: float, *, reused: bool) -> None:
         """One plain line for the finished stage."""
@@ -88,7 +104,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line of the result; on stderr where stdout is a document's."""
-        (self._err if self.as_json else self._out).print(text, soft_wrap=True)
+        if not self._mute:
+            (self._err if self.as_json else self._out).print(text, soft_wrap=True)
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """A table of the result."""
@@ -101,7 +118,7 @@ class Terminal:
 
     def document(self, value: Any) -> None:
         """The JSON document, where one was asked for."""
-        if self.as_json:
+        if self.as_json and not self._mute:
             sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def error(self, error: DnexportError) -> None:
@@ -120,10 +137,15 @@ def _console(*, stderr: bool) -> Console:
 
 @contextlib.contextmanager
 def terminal(
-    *, as_json: bool = False, quiet: bool = False, debug: bool = False, nothing: dict[str, Any] | None = None
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    mute: bool = False,
+    debug: bool = False,
+    nothing: dict[str, Any] | None = None,
 ) -> Iterator[Terminal]:
     """Run a command: errors of ours become a sentence and an exit code, Ctrl-C becomes 130."""
-    view = Terminal(as_json=as_json, quiet=quiet, nothing=nothing or {"schema": 1, "status": "failed"})
+    view = Terminal(as_json=as_json, quiet=quiet, mute=mute, nothing=nothing or {"schema": 1, "status": "failed"})
     interrupts: list[int] = []
 
     def interrupt(number: int, _: object) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dnexport.data.images import PixelBatch, Pixels, pixels_from_file, pixels_from_image
+from dnexport.data.workers import mapped
 from dnexport.errors import DataError, TargetUnavailable
 from dnexport.spec.preprocess import Preprocess
 
@@ -44,19 +45,24 @@ class ImageSet:
         chosen = [self.pictures[i] for i in indices]
         return ImageSet(self.name, chosen, tuple(self.labels[i] for i in indices), self.classes)
 
-    def batches(self, preprocess: Preprocess, size: int) -> Iterator[PixelBatch]:
-        """Decoded pictures in order, ``size`` at a time, the rest last.
+    def batches(self, preprocess: Preprocess, size: int, workers: int = 0) -> Iterator[PixelBatch]:
+        """Decoded pictures in order, ``size`` at a time, the rest last, by ``workers`` processes or here.
 
         Raises:
             DataError: pictures that cannot be decoded: all of the set are counted, the first ones named.
         """
-        for start in range(0, len(self), size):
-            decoded = [_decoded(picture, preprocess) for picture in self.pictures[start : start + size]]
-            if not all(isinstance(pixels, np.ndarray) for pixels in decoded):
-                later = (_decoded(picture, preprocess) for picture in self.pictures[start + size :])
-                broken = [path for path in (*decoded, *later) if isinstance(path, Path)]
-                raise _undecodable(broken, len(self))
-            yield np.stack([pixels for pixels in decoded if isinstance(pixels, np.ndarray)])
+        decode = functools.partial(_decoded_batch, preprocess=preprocess)
+        broken: list[Path] = []
+        for decoded in mapped(decode, self._chunks(size), workers):
+            if isinstance(decoded, np.ndarray) and not broken:
+                yield decoded
+            elif not isinstance(decoded, np.ndarray):
+                broken += decoded
+        if broken:
+            raise _undecodable(broken, len(self))
+
+    def _chunks(self, size: int) -> Iterator[Sequence[Path | np.ndarray]]:
+        return (self.pictures[start : start + size] for start in range(0, len(self), size))
 
     def pixels(self, preprocess: Preprocess) -> PixelBatch:
         """All pictures at once."""
@@ -280,6 +286,13 @@ def _bytes(picture: Path | np.ndarray) -> bytes:
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
         raise DataError(f"image {picture} cannot be read: {reason}", "remove it or check its permissions") from exc
+
+
+def _decoded_batch(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch | list[Path]:
+    """The pixels of all, or the files that cannot be decoded."""
+    decoded = [_decoded(picture, preprocess) for picture in pictures]
+    broken = [path for path in decoded if isinstance(path, Path)]
+    return broken or np.stack([pixels for pixels in decoded if isinstance(pixels, np.ndarray)])
 
 
 def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | Path:

@@ -4,6 +4,7 @@ Geometry (decode, upright by EXIF, convert, resize, crop) gives uint8 NHWC; arit
 samples are stored between the two: exact, and a quarter of the size.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,11 @@ InputBatch = Float32[np.ndarray, "batch channels height width"]
 InputPart = Float32[np.ndarray, "_ channels height width"]
 
 
-def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:
-    """Decode a picture and bring it to the network's input size.
+Cut = Callable[[Image.Image], Image.Image]
+
+
+def pixels_from_file(path: Path, preprocess: Preprocess, cut: Cut | None = None) -> Pixels:
+    """Decode a picture and bring it, or what ``cut`` leaves of it, to the network's input size.
 
     Raises:
         DataError: the file is missing or cannot be decoded.
@@ -39,7 +43,7 @@ def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:
         raise DataError(f"image {path} is no file", "give a JPEG or PNG")
     try:
         with Image.open(path) as image:
-            return pixels_from_image(image, preprocess)
+            return pixels_from_image(image, preprocess, cut)
     except FileNotFoundError as exc:
         raise DataError(f"image {path} does not exist", "check the path") from exc
     except DataError:
@@ -48,9 +52,10 @@ def pixels_from_file(path: Path, preprocess: Preprocess) -> Pixels:
         raise DataError(f"image {path} cannot be decoded", "remove it or replace it by a whole JPEG or PNG") from exc
 
 
-def pixels_from_image(image: Image.Image, preprocess: Preprocess) -> Pixels:
+def pixels_from_image(image: Image.Image, preprocess: Preprocess, cut: Cut | None = None) -> Pixels:
     """Bring a Pillow image of any mode to ``input_size``, upright, in the asked channels."""
     upright = ImageOps.exif_transpose(image) or image
+    upright = cut(upright) if cut else upright
     planes = _eight_bit(upright).convert("L" if preprocess.channels == "grey" else "RGB")
     fitted = _fit(planes, preprocess)
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(*preprocess.input_size, preprocess.planes)

@@ -67,6 +67,16 @@ class LearnedGroupConv(nn.Module):
         self._mask.copy_(mask.transpose(0, 1).reshape(self._mask.shape))
         self._stage += 1
 
+    def condense_until(self, stage: int) -> None:
+        """Go through the condensing stages up to ``stage``, of C−1."""
+        while int(self._stage.item()) < min(stage, self.condense - 1):
+            self.condense_once()
+
+    def take_mask(self, other: "LearnedGroupConv") -> None:
+        """Drop the same inputs as ``other``."""
+        self._mask.copy_(other._mask)
+        self._stage.copy_(other._stage)
+
     def kept(self) -> list[Tensor]:
         """For each group the indices of the inputs it kept, ascending."""
         return [row.any(0).nonzero().flatten() for row in self._grouped(self._mask)]
@@ -158,7 +168,8 @@ class CondenseNet(nn.Module):
 
         # Head
         self.features.add_module("norm_last", nn.BatchNorm2d(channels))
-        head = CondensedLinear if arch.form == "converted" else nn.Linear
+        halved = arch.form == "converted" and arch.head == "half"
+        head = CondensedLinear if halved else nn.Linear
         self.classifier = head(channels, arch.classes)
 
         he_initialise(self)
@@ -177,13 +188,16 @@ class CondenseNet(nn.Module):
 def converted(trained: CondenseNet) -> CondenseNet:
     """The deployed form of a network whose condensing stages are over.
 
-    The 1×1 convolutions are converted exactly. The classifier keeps the half of its inputs with the largest L1 norm, as
-    in the authors' code: exact where the other half is zero.
+    The logits are equal. The classifier keeps the half of its inputs with the largest L1 norm, as in the authors' code,
+    where the other half is zero, and all of them where it is not.
 
     Raises:
         ValueError: a group kept more than 1/C of its inputs: condensing is not over.
     """
-    arch = trained.arch.model_copy(update={"form": "converted"})
+    assert isinstance(trained.classifier, nn.Linear)
+    used = int((trained.classifier.weight != 0).any(0).sum())
+    head = "half" if used <= trained.classifier.in_features // 2 else "all"
+    arch = trained.arch.model_copy(update={"form": "converted", "head": head})
     result = CondenseNet(arch).to(next(trained.parameters()).dtype)
     own = dict(trained.named_modules())
     with torch.no_grad():
@@ -192,7 +206,7 @@ def converted(trained: CondenseNet) -> CondenseNet:
                 _convert_conv(own[name], module)
             elif isinstance(module, CondensedLinear):
                 _convert_linear(own[name], module)
-            elif isinstance(module, nn.BatchNorm2d | nn.Conv2d) and "conv_1" not in name:
+            elif name == "classifier" or (isinstance(module, nn.BatchNorm2d | nn.Conv2d) and "conv_1" not in name):
                 module.load_state_dict(own[name].state_dict())
     return result.train(trained.training)
 

@@ -137,7 +137,7 @@ def _condensenet(shapes: Shapes) -> CondenseNetArch:
         # A mask keeps 1/C once condensing is over; before that only the authors' rule C = G is left.
         kept = float(shapes.value(f"{first}.conv_1._mask").float().mean())
         condense = round(1 / kept) if 0 < kept < 1 else groups
-    head = "classifier.linear.weight" if converted else "classifier.weight"
+    halved = "classifier.linear.weight" in shapes
     return CondenseNetArch(
         stages=stages,
         growth=growth,
@@ -147,8 +147,9 @@ def _condensenet(shapes: Shapes) -> CondenseNetArch:
         # A stride leaves no trace in the weights: the authors' ImageNet nets have five blocks, the CIFAR nets three.
         stem="imagenet" if blocks > 3 else "cifar",
         form="converted" if converted else "training",
+        head="all" if converted and not halved else "half",
         channels=stem[1],
-        classes=shapes.of(head, 2)[0],
+        classes=shapes.of("classifier.linear.weight" if halved else "classifier.weight", 2)[0],
     )
 
 

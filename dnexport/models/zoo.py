@@ -3,25 +3,28 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
-from dnexport.errors import ArchError
+from dnexport.errors import ArchError, CheckpointError
 from dnexport.models.checkpoint import fill, state_from_file
-from dnexport.models.condensenet import CondenseNet
+from dnexport.models.condensenet import CondenseNet, converted
 from dnexport.models.densenet import DenseNet
 from dnexport.models.dpn import Dpn
 from dnexport.models.infer import arch_from_state
-from dnexport.models.layouts import layout_from_keys, renamed
+from dnexport.models.layouts import Layout, layout_from_keys, renamed
 from dnexport.models.peleenet import PeleeNet
-from dnexport.spec.archs import AnyArch, CondenseNetArch, DenseNetArch, DpnArch, arch_from_text
+from dnexport.spec.archs import AnyArch, CondenseNetArch, DenseNetArch, DpnArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.training import CheckpointMetadata
 
 _STATISTICS_IMAGES = 8
+# What the parameters of every family's classifier begin with.
+_HEAD = "classifier."
 
 
 def module_from_arch(arch: AnyArch, *, memory_efficient: bool = False) -> nn.Module:
@@ -49,58 +52,81 @@ class Recognised:
 
     Attributes:
         layout: whose naming it is in.
+        module: the network with its weights, in evaluation mode.
         arch: what network it is of.
-        state: its tensors in this project's names.
         aside: keys that belong to the file but not to the network, with what they are.
         multi_label: its network answers several questions at once, a sigmoid each.
         metadata: what a checkpoint of ours says of itself.
     """
 
     layout: str
+    module: nn.Module
     arch: AnyArch
-    state: dict[str, torch.Tensor]
     aside: tuple[str, ...] = ()
     multi_label: bool = False
     metadata: CheckpointMetadata | None = None
 
+    def deployed(self) -> "Recognised":
+        """In the form that is deployed: a CondenseNet in training form is converted, with equal logits.
 
-def recognised_from_file(path: Path, name: str | None = None) -> Recognised:
+        Raises:
+            CheckpointError: its condensing is not over.
+        """
+        if not isinstance(self.module, CondenseNet) or self.module.arch.form == "converted":
+            return self
+        try:
+            module = converted(self.module)
+        except ValueError as exc:
+            raise CheckpointError(f"a CondenseNet in training form cannot be deployed: {exc}", "train it on") from exc
+        return dataclasses.replace(self, module=module, arch=module.arch)
+
+
+def recognised_from_file(path: Path, arch: AnyArch | None = None, *, new_head: int | None = None) -> Recognised:
     """Read a checkpoint in any known layout and prove that it fills its network.
 
     Args:
         path: the file.
-        name: an arch that it must be of; classes and input channels are the checkpoint's.
+        arch: what it must be of; classes and input channels are the checkpoint's. None reads it off the shapes.
+        new_head: classes of a fresh classifier, of seed 0, in place of the checkpoint's.
 
     Raises:
         CheckpointError: unreadable, of no known layout, or not strictly filling the network.
-        ArchError: no arch has that name.
     """
-    raw, metadata = state_from_file(path)
-    wanted = arch_from_text(name) if name else None
+    origin = str(path)
+    state, metadata = state_from_file(path)
     if metadata is not None:
-        found = Recognised("dnexport", metadata.arch, raw, metadata=metadata)
+        found, layout = metadata.arch, Layout("dnexport", metadata.arch.family, ())
+        aside: tuple[str, ...] = ()
     else:
-        layout = layout_from_keys(raw, str(path))
-        state, aside = renamed(raw, layout, str(path))
-        arch = arch_from_state(layout.family, state, str(path))
-        found = Recognised(layout.name, arch, state, aside, layout.multi_label)
-    if wanted is not None:
+        layout = layout_from_keys(state, origin)
+        state, aside = renamed(state, layout, origin)
+        found = arch_from_state(layout.family, state, origin)
+    if arch is not None:
         # The user's word goes before a reading of shapes, which do not show strides; it must fill as strictly.
-        ends = {"channels": found.arch.channels, "classes": found.arch.classes}
-        found = dataclasses.replace(found, arch=wanted.model_copy(update=ends))
-    fill(module_from_arch(found.arch), found.state, str(path))
-    return found
+        ends: dict[str, Any] = {"channels": found.channels, "classes": found.classes}
+        if isinstance(found, CondenseNetArch) and arch.family == found.family:
+            ends |= {"form": found.form, "head": found.head}
+        found = arch.model_copy(update=ends)
+    if new_head is not None:
+        found = found.model_copy(update={"classes": new_head})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = module_from_arch(found)
+    if new_head is not None:
+        fresh = {key: value for key, value in module.state_dict().items() if key.startswith(_HEAD)}
+        aside += tuple(f"{key}: replaced by a new head" for key in state if key.startswith(_HEAD))
+        state = {key: value for key, value in state.items() if not key.startswith(_HEAD)} | fresh
+    fill(module, state, origin)
+    return Recognised(layout.name, module.eval(), found, aside, layout.multi_label and new_head is None, metadata)
 
 
-def module_from_file(path: Path, arch: AnyArch) -> nn.Module:
-    """A network with the weights of a checkpoint, in evaluation mode.
+def module_from_file(path: Path, arch: AnyArch, *, new_head: bool = False) -> nn.Module:
+    """The network to deploy, with the weights of a checkpoint that was recognised as ``arch``, in evaluation mode.
 
     Raises:
         CheckpointError: as `recognised_from_file`.
     """
-    module = module_from_arch(arch)
-    fill(module, recognised_from_file(path).state, str(path))
-    return module.eval()
+    return recognised_from_file(path, arch, new_head=arch.classes if new_head else None).deployed().module
 
 
 def module_from_seed(arch: AnyArch, input_size: tuple[int, int], seed: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Plots as SVG text that takes its colours from the page, so that they are legible in light and dark."""
+"""Plots: for the report SVG text that takes its colours from the page, legible in light and dark; else PNG."""
 
 import io
 import re
@@ -8,8 +8,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dnexport.spec.training import EpochRow
 
 # Stand-ins that are replaced by the page's CSS variables in the SVG.
 _INK, _FAINT = "#010203", "#040506"
@@ -59,6 +63,39 @@ def latency_plot(rows: Sequence[Distribution]) -> str:
         content = io.StringIO()
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _themed(content.getvalue())
+
+
+def training_curves(history: Sequence[EpochRow]) -> bytes:
+    """Loss, accuracy and learning rate over the epochs, as a PNG."""
+    epochs = [row.epoch for row in history]
+    tested = [(row.epoch, 100 * row.test_top1) for row in history if row.test_top1 is not None]
+    with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 11}):
+        figure = Figure(figsize=(8.6, 6.4), layout="constrained", dpi=110)
+        FigureCanvasAgg(figure)
+        loss, top1, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.2))
+        loss.plot(epochs, [row.loss for row in history], color="#2b6cb0")
+        loss.set_ylabel("training loss")
+        top1.plot(epochs, [100 * row.train_top1 for row in history], color="#2b6cb0", label="training, augmented")
+        top1.plot(
+            [epoch for epoch, _ in tested],
+            [share for _, share in tested],
+            color="#c05621",
+            marker="o",
+            markersize=3.5,
+            label="held out",
+        )
+        top1.set_ylabel("top-1 in %")
+        top1.legend(frameon=False, loc="lower right")
+        rate.plot(epochs, [row.learning_rate for row in history], color="#4a5568")
+        rate.set_ylabel("learning rate")
+        rate.set_xlabel("epoch")
+        rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axes in (loss, top1, rate):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
 
 
 def _plain_axis(axes: "matplotlib.axes.Axes", rows: Sequence[Distribution]) -> None:

@@ -1,5 +1,6 @@
 """What long work tells whoever watches: the terminal, a log, or nobody."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 
@@ -10,8 +11,11 @@ class Progress(Protocol):
     def start(self, stage: str) -> None:
         """A stage begins."""
 
-    def advance(self, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of the current stage are finished."""
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` steps of the current stage are finished; ``note`` says how it goes."""
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        """A row of the current stage's table; all rows have the same columns."""
 
     def finish(self, seconds: float, *, reused: bool) -> None:
         """The current stage ended after ``seconds``, or its result was reused."""
@@ -26,7 +30,10 @@ class Silent:
     def start(self, stage: str) -> None:
         """Ignore."""
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """Ignore."""
+
+    def row(self, cells: Mapping[str, str]) -> None:
         """Ignore."""
 
     def finish(self, seconds: float, *, reused: bool) -> None:
@@ -47,9 +54,13 @@ class Recording:
         """Pass on."""
         self._listener.start(stage)
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, note: str = "") -> None:
         """Pass on."""
-        self._listener.advance(done, total)
+        self._listener.advance(done, total, note)
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        """Pass on."""
+        self._listener.row(cells)
 
     def finish(self, seconds: float, *, reused: bool) -> None:
         """Pass on."""

@@ -14,8 +14,9 @@ from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Channels, Interpolation
 from dnexport.spec.profile import Profile
 from dnexport.spec.quantization import CalibrationSet
-from dnexport.spec.record import Record, field_names, sentence_from_validation_error
+from dnexport.spec.record import Record, field_names, nearest, sentence_from_validation_error
 from dnexport.spec.target import Target
+from dnexport.spec.training import TRAINING_RECIPES, TrainingRecipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -213,3 +214,15 @@ def _value_of(parse: Any) -> Any:
         return parse()
     except DnexportError as exc:
         raise ValueError(str(exc)) from exc
+
+
+def training_recipe(name: str, **said: Any) -> TrainingRecipe:
+    """A named training recipe with what was said otherwise; None says nothing.
+
+    Raises:
+        RecipeError: no such recipe, or values that do not go together.
+    """
+    if name not in TRAINING_RECIPES:
+        raise RecipeError(f"there is no training recipe '{name}'", nearest(name, TRAINING_RECIPES))
+    values = TRAINING_RECIPES[name].model_dump() | {key: value for key, value in said.items() if value is not None}
+    return _validated(TrainingRecipe, values, f"training recipe {name}")

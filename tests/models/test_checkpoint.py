@@ -18,6 +18,7 @@ from dnexport.spec.archs import NAMED, named_arch
 from tests.networks import TINY
 
 NAME = "densenet-bc-40-12"
+ARCH = named_arch(NAME).arch
 
 
 class Worse:
@@ -63,7 +64,7 @@ def test_layouts_load_to_equal_weights(
 ) -> None:
     path = tmp_path / "weights.pth"
     torch.save(dressed(state), path)
-    found = recognised_from_file(path, NAME)
+    found = recognised_from_file(path, ARCH)
     assert found.metadata is None
     assert equal(module_from_file(path, found.arch), state)
 
@@ -71,7 +72,7 @@ def test_layouts_load_to_equal_weights(
 def test_classes_and_channels_are_the_checkpoints(tmp_path: Path) -> None:
     arch = named_arch(NAME).arch.model_copy(update={"classes": 14, "channels": 1})
     torch.save(module_from_seed(arch, (32, 32), 0).state_dict(), tmp_path / "w.pth")
-    assert recognised_from_file(tmp_path / "w.pth", NAME).arch == arch
+    assert recognised_from_file(tmp_path / "w.pth", ARCH).arch == arch
 
 
 def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -128,13 +129,13 @@ def test_what_does_not_fit_is_refused_with_the_difference(
 ) -> None:
     torch.save(change(state), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=re.escape(message)):
-        recognised_from_file(tmp_path / "w.pth", NAME)
+        recognised_from_file(tmp_path / "w.pth", ARCH)
 
 
 def test_a_checkpoint_of_another_arch_shows_keys(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"lacks features\.denseblock1\.denselayer10.*more keys"):
-        recognised_from_file(tmp_path / "w.pth", "densenet-bc-100-12")
+        recognised_from_file(tmp_path / "w.pth", named_arch("densenet-bc-100-12").arch)
 
 
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -127,11 +127,11 @@ def condensed(arch: CondenseNetArch) -> CondenseNet:
 def test_the_converted_condensenet_has_equal_logits(groups: int, condense: int) -> None:
     arch = CondenseNetArch(stages=(2, 2), growth=(8, 16), classes=6, groups=groups, condense=condense, form="training")
     trained = condensed(arch)
-    # The deployed classifier reads half of the features; where the other half is zero the conversion is exact.
+    # The classifier of the authors' deployed form reads half of the features: taken where the other half is zero.
     with torch.no_grad():
         trained.classifier.weight[:, ::2] = 0
     deployed = converted(trained)
-    assert deployed.arch.form == "converted"
+    assert (deployed.arch.form, deployed.arch.head) == ("converted", "half")
     assert sum(p.numel() for p in deployed.parameters()) == deployed.arch.parameters
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():

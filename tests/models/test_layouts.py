@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnexport.errors import CheckpointError
 from dnexport.models.layouts import LAYOUTS
-from dnexport.models.zoo import module_from_file, module_from_seed, recognised_from_file
+from dnexport.models.zoo import module_from_arch, module_from_file, module_from_seed, recognised_from_file
 from dnexport.spec.archs import NAMED, AnyArch, DenseNetArch
 from tests.models.test_checkpoint import dotted
 from tests.models.test_family import condensed
@@ -92,16 +92,47 @@ def test_a_layout_loads_to_bit_equal_weights(name: str, tmp_path: Path) -> None:
     assert found.layout == name
     assert found.arch == arch
     assert found.multi_label == (name.startswith("CheXNet") or name == "torchxrayvision")
-    loaded = module_from_file(path, found.arch).state_dict()
+    loaded = found.module.state_dict()
     for key, value in module.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(loaded[key], value), key
 
 
+def test_a_condensenet_in_training_form_is_deployed_converted(tmp_path: Path) -> None:
+    module = condensed(CONDENSING)
+    path = save(module.state_dict(), tmp_path / "w.pt")
+    found = recognised_from_file(path).deployed()
+    # Every feature reaches the classifier: none of its inputs may be dropped.
+    assert found.arch == CONDENSING.model_copy(update={"form": "converted", "head": "all"})
+    x = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        for deployed in (found.module, module_from_file(path, found.arch)):
+            torch.testing.assert_close(deployed(x), module(x), rtol=1e-4, atol=1e-5)
+    again = recognised_from_file(save(found.module.state_dict(), tmp_path / "converted.pt"))
+    assert again.arch == found.arch
+    assert again.layout == "CondenseNet, converted"
+    torch.save(module_from_arch(CONDENSING).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"cannot be deployed: a group keeps \d+ of its inputs, not \d+: condensing is not over; train it on"):
+        recognised_from_file(path).deployed()
+
+
+def test_a_head_is_replaced_only_on_purpose(tmp_path: Path) -> None:
+    for arch in (DENSENET, CONDENSED, FAMILY["peleenet"], FAMILY["dpn"]):
+        state = reference(arch).state_dict()
+        path = save(state, tmp_path / "w.pt")
+        found = recognised_from_file(path, new_head=3)
+        assert found.arch == arch.model_copy(update={"classes": 3})
+        assert found.aside == tuple(f"{k}: replaced by a new head" for k in state if k.startswith("classifier."))
+        loaded = found.module.state_dict()
+        kept = {k: v for k, v in state.items() if not k.startswith("classifier.") and "num_batches" not in k}
+        assert all(torch.equal(loaded[k], v) for k, v in kept.items())
+        again = module_from_file(path, found.arch, new_head=True).state_dict()
+        assert all(torch.equal(again[k], v) for k, v in loaded.items())
+        assert recognised_from_file(path).arch == arch
+
+
 @pytest.mark.parametrize("name", [n for n, named in NAMED.items() if named.arch.parameters < 15e6])
 def test_a_named_arch_is_read_off_its_shapes(name: str, tmp_path: Path) -> None:
-    from dnexport.models.zoo import module_from_arch
-
     arch = NAMED[name].arch
     assert recognised_from_file(save(module_from_arch(arch).state_dict(), tmp_path / "w.pt")).arch == arch
 
@@ -150,14 +181,14 @@ def test_a_layout_is_strict_both_ways(name: str, tmp_path: Path) -> None:
 def test_the_users_word_goes_before_what_shapes_do_not_show(tmp_path: Path) -> None:
     path = save(reference(CONDENSED).state_dict(), tmp_path / "w.pt")
     assert recognised_from_file(path).arch.stem == "cifar"
-    assert recognised_from_file(path, str(FAMILY["condensenet"])).arch == FAMILY["condensenet"]
+    assert recognised_from_file(path, FAMILY["condensenet"]).arch == FAMILY["condensenet"]
 
 
 @pytest.mark.parametrize("arch", ["densenet121", "peleenet"])
 def test_another_family_than_named_shows_the_difference(arch: str, tmp_path: Path) -> None:
     path = save(reference(FAMILY["dpn"]).state_dict(), tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"lacks .* and has .* that the arch does not"):
-        recognised_from_file(path, arch)
+        recognised_from_file(path, NAMED[arch].arch)
 
 
 def test_inspect_says_what_it_is(tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:

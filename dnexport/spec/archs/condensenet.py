@@ -24,7 +24,9 @@ class CondenseNetArch(ArchRecord):
         groups: G, groups of the 1×1 and of the 3×3 convolutions.
         condense: C, of a 1×1 convolution's inputs each group keeps 1/C.
         stem: ``imagenet`` is 3×3 stride 2, ``cifar`` 3×3 stride 1; 2·growth outputs, no norm.
-        form: ``training`` (full 1×1, masks) or ``converted`` (index, grouped 1×1, half of the classifier's inputs).
+        form: ``training`` (full 1×1, masks) or ``converted`` (index, grouped 1×1).
+        head: features that the classifier of the converted form reads: ``half``, as the authors' conversion leaves it,
+            or ``all``, where the other half is not zero.
     """
 
     family: Literal["condensenet"] = "condensenet"
@@ -35,6 +37,7 @@ class CondenseNetArch(ArchRecord):
     condense: int = Field(default=4, ge=1)
     stem: Literal["imagenet", "cifar"] = "imagenet"
     form: Literal["training", "converted"] = "converted"
+    head: Literal["half", "all"] = "half"
 
     @model_validator(mode="after")
     def _check(self) -> "CondenseNetArch":
@@ -66,7 +69,7 @@ class CondenseNetArch(ArchRecord):
             if b < len(self.stages):
                 height, width = height // 2, width // 2
         yield Norm(features)
-        yield Head(features // 2 if converted else features, self.classes)
+        yield Head(features // 2 if converted and self.head == "half" else features, self.classes)
 
     def gathered(self, features: int) -> int:
         """Inputs of a converted 1×1 convolution: G groups of 1/C of the features each."""

@@ -1,0 +1,52 @@
+"""Decoded pictures kept in a file: what is decoded once is mapped into memory from then on, by all processes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dnexport.data.datasets import ImageSet
+from dnexport.data.images import PixelBatch
+from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.record import digest_from_json
+
+LARGEST_STORE = 16 * 2**30
+
+
+def store_size(images: ImageSet, preprocess: Preprocess) -> int:
+    """Bytes of a decoded set."""
+    height, width = preprocess.input_size
+    return len(images) * height * width * preprocess.planes
+
+
+def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, workers: int) -> PixelBatch:
+    """All pictures of a set, decoded; read-only and mapped from ``folder`` where they came from files.
+
+    The file's name is the digest of pictures and preprocessing, and it appears whole or not at all.
+
+    Raises:
+        DataError: pictures that cannot be decoded.
+        OSError: no space or no permission.
+    """
+    if not any(isinstance(picture, Path) for picture in images.pictures):
+        return images.pixels(preprocess)
+    shape = (len(images), *preprocess.input_size, preprocess.planes)
+    path = folder / f"pixels-{digest_from_json([images.digest(), preprocess.content_digest()])[:16]}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+        try:
+            decoded = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            done = 0
+            for batch in images.batches(preprocess, 256, workers):
+                decoded[done : done + len(batch)] = batch
+                done += len(batch)
+            decoded.flush()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    pixels: np.ndarray = np.load(path, mmap_mode="r")
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        path.unlink()
+        return stored_pixels(images, preprocess, folder, workers)
+    return pixels

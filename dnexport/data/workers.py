@@ -1,0 +1,51 @@
+"""Work in several processes, in order and never far ahead of whoever takes the results."""
+
+import collections
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from dnexport.errors import WorkerCrashed
+
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
+_AHEAD = 3
+
+
+def default_workers() -> int:
+    """Processors this process may use, at most eight."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, allowed)
+
+
+def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], workers: int) -> Iterator[_Result]:
+    """``map`` over ``workers`` processes, results in order; in this process where ``workers`` is 0.
+
+    Raises:
+        WorkerCrashed: a process died. What ``function`` raises is raised here.
+    """
+    if workers == 0:
+        yield from map(function, arguments)
+        return
+    # Spawned, not forked: the parent's threads (PyTorch's, OpenMP's) do not survive a fork.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pending: collections.deque[Future[_Result]] = collections.deque()
+    try:
+        for argument in arguments:
+            pending.append(pool.submit(function, argument))
+            if len(pending) >= workers * _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as exc:
+        raise WorkerCrashed("a process that decodes images died", "give it more memory or fewer --workers") from exc
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,1 @@
+"""Training: schedules, augmentation, loading, the loop, and the state that survives it."""
