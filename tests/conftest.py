@@ -109,4 +109,4 @@ def tiny_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_network_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests never wait for a download host; the ones about pretrained weights set their own."""
-    monkeypatch.setattr("dnexport.build.network.PRETRAINED_BASE", "https://host.invalid/models/")
+    monkeypatch.setattr("dnexport.build.pretrained.PRETRAINED_BASE", "https://host.invalid/models/")

@@ -122,7 +122,7 @@ def reference(context: Context, exported: Path) -> Path:
             golden += [pixels[i] for i in range(len(pixels)) if done + i in wanted]
             done += len(pixels)
             context.progress.advance(done, len(test))
-        all_logits, labels = np.concatenate(logits), np.asarray(test.labels, np.int64)
+        all_logits, labels = np.concatenate(logits), test.truth()
         np.save(folder / "logits.npy", all_logits)
         np.savez_compressed(folder / GOLDEN, images=np.stack(golden), logits=all_logits[kept], labels=labels[kept])
 
@@ -192,6 +192,7 @@ def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:
     inputs = {
         "weights": source.digest(),
         "arch": recipe.arch,
+        "classes": recipe.classes,
         "preprocess": recipe.preprocess.model_dump(mode="json"),
         "class_names": digest_from_file(names) if names and names.is_file() else recipe.class_names,
     }
@@ -200,7 +201,10 @@ def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:
         network = network_from_source(recipe, source)
         (folder / "network.json").write_text(network.model_dump_json(), encoding="utf-8")
 
-    folder = stages.run("load", 1, inputs, make)
+    if recipe.model is not None:
+        # What the user's code does can change without any file that is known here: it is looked at each time.
+        return network_from_source(recipe, source)
+    folder = stages.run("load", 2, inputs, make)
     return Network.model_validate_json((folder / "network.json").read_bytes())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from dnexport.build.network import Source, network_from_source
 from dnexport.errors import CheckpointError
 from dnexport.models.zoo import recognised_from_file
-from dnexport.spec.archs import NAMED, AnyArch
+from dnexport.spec.archs import NAMED, FamilyArch
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import digest_from_file
 
@@ -35,12 +35,13 @@ def inspection(path: Path) -> dict[str, Any]:
         "multi_label": found.multi_label,
         "aside": list(found.aside),
         "preprocess": network.preprocess.model_dump(mode="json"),
+        "evaluation": network.preprocess.evaluation,
         "assumed": list(network.assumed),
         "class_names": list(metadata.class_names) if metadata else None,
         "test_top1": metadata.test_top1 if metadata else None,
     }
 
 
-def _name(arch: AnyArch) -> str | None:
+def _name(arch: FamilyArch) -> str | None:
     """The published name of a network with this body."""
     return next((name for name, named in NAMED.items() if named.arch.same_body(arch)), None)

@@ -4,22 +4,20 @@ The weights are a file, ``pretrained``, ``random[:seed]`` or ``auto``: pretraine
 of trying, else random with a warning. PyTorch is imported only to look into a checkpoint and to make the module.
 """
 
+import dataclasses
 import importlib.util
-import os
-import socket
-import threading
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
+from dnexport.build.pretrained import pretrained
 from dnexport.data.datasets import nameless_classes
-from dnexport.errors import CheckpointError, DataError, RecipeError
-from dnexport.spec.archs import AnyArch, Arch, arch_from_text
+from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
+from dnexport.spec.archs import AnyArch, Arch, ModuleArch, arch_from_text
 from dnexport.spec.manifest import Manifest, Weights
-from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.preprocess import IMAGENET, Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import PreprocessChoice, Recipe
 from dnexport.spec.record import Record, digest_from_file, digest_from_json, sentence_from_validation_error
@@ -28,30 +26,29 @@ from dnexport.spec.training import CheckpointMetadata
 if TYPE_CHECKING:
     from torch import nn
 
-PRETRAINED_BASE = "https://download.pytorch.org/models/"
-# torchvision's files; a name carries the first digits of the file's SHA-256, which torch hub checks.
-PRETRAINED_FILES = {
-    "densenet121": "densenet121-a639ec97.pth",
-    "densenet161": "densenet161-8d451a50.pth",
-    "densenet169": "densenet169-b2777c0a.pth",
-    "densenet201": "densenet201-c1103571.pth",
-}
-PATIENCE_S = 5.0
-
 
 @dataclass(frozen=True)
 class Source:
     """Where weights come from, before anything is loaded.
 
     Attributes:
-        kind: file, pretrained or random.
+        kind: file, pretrained, random, or ``factory``: as the user's own function makes them.
         file: of the first two.
-        seed: of the last.
+        seed: of the last two.
+        model: the user's function, where the network is not of the family.
+        new_head: the file's classifier is replaced by a fresh one.
     """
 
-    kind: Literal["file", "pretrained", "random"]
+    kind: Literal["file", "pretrained", "random", "factory"]
     file: Path | None = None
     seed: int = 0
+    model: str | None = None
+    new_head: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether accuracy can mean anything."""
+        return self.kind != "random" and not self.new_head
 
     def digest(self) -> str:
         """SHA-256 of the file, or the seed in words.
@@ -59,10 +56,11 @@ class Source:
         Raises:
             CheckpointError: the file cannot be read.
         """
+        head = ":new head" if self.new_head else ""
         if self.file is None:
-            return f"random:{self.seed}"
+            return f"{self.kind}:{self.seed}"
         try:
-            return digest_from_file(self.file)
+            return digest_from_file(self.file) + head
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             raise CheckpointError(f"checkpoint {self.file} cannot be read: {reason}", "check its permissions") from exc
@@ -78,11 +76,16 @@ class ModuleFactory:
 
     def __call__(self) -> "nn.Module":
         """The module, in evaluation mode."""
+        source = self.source
+        if isinstance(self.arch, ModuleArch):
+            from dnexport.models.foreign import module_from_factory
+
+            return module_from_factory(self.arch.factory, seed=source.seed, weights=source.file)
         from dnexport.models.zoo import module_from_file, module_from_seed
 
-        if self.source.file is not None:
-            return module_from_file(self.source.file, self.arch)
-        return module_from_seed(self.arch, self.input_size, self.source.seed)
+        if source.file is not None:
+            return module_from_file(source.file, self.arch, new_head=source.new_head)
+        return module_from_seed(self.arch, self.input_size, source.seed)
 
 
 class Network(Record):
@@ -112,10 +115,10 @@ class Network(Record):
         """The manifest's word on the weights."""
         if source.file is None:
             digest = digest_from_json(
-                ["random", self.arch.content_digest(), list(self.preprocess.input_size), source.seed]
+                [source.kind, self.arch.content_digest(), list(self.preprocess.input_size), source.seed]
             )
-            return Weights(source="random", file=None, digest=digest, trained=False)
-        return Weights(source=source.kind, file=source.file.name, digest=source.digest(), trained=True)
+            return Weights(source=source.kind, file=None, digest=digest, trained=source.trained)
+        return Weights(source=source.kind, file=source.file.name, digest=source.digest(), trained=source.trained)
 
 
 def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
@@ -125,14 +128,24 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
         RecipeError: a seed that is no number.
         CheckpointError: no such file, or ``pretrained`` weights that cannot be had.
     """
+    if recipe.model is not None:
+        return _foreign_source(recipe)
+    source = _family_source(recipe, progress)
+    if not recipe.new_head:
+        return source
+    if source.file is None:
+        raise RecipeError("a new head replaces the one of a checkpoint, and there is none", "add --weights FILE")
+    progress.warn("the new head is RANDOM: latency and parity mean something, accuracy does not")
+    return dataclasses.replace(source, new_head=True)
+
+
+def _family_source(recipe: Recipe, progress: Progress) -> Source:
     word, _, detail = recipe.weights.partition(":")
     if word == "random":
-        if detail and not (detail.isascii() and detail.isdecimal() and len(detail) < 19):
-            raise RecipeError(f"weights '{recipe.weights}' has '{detail}' where a seed belongs", "write random:7")
-        return Source("random", seed=int(detail or 0))
+        return Source("random", seed=_seed(recipe.weights, detail))
     if word in ("auto", "pretrained"):
         arch_from_text(recipe.arch or "")
-        file = _pretrained(recipe.arch or "", must=word == "pretrained", progress=progress)
+        file = pretrained(recipe.arch or "", must=word == "pretrained", progress=progress)
         if file is not None:
             return Source("pretrained", file)
         progress.warn(
@@ -140,11 +153,30 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
             "accuracy does not (give --weights FILE)"
         )
         return Source("random")
-    path = Path(recipe.weights)
+    return Source("file", _existing(recipe.weights))
+
+
+def _foreign_source(recipe: Recipe) -> Source:
+    word, _, detail = recipe.weights.partition(":")
+    if word == "random":
+        return Source("random", seed=_seed(recipe.weights, detail), model=recipe.model)
+    if word == "auto":
+        return Source("factory", model=recipe.model)
+    return Source("file", _existing(recipe.weights), model=recipe.model)
+
+
+def _seed(weights: str, detail: str) -> int:
+    if detail and not (detail.isascii() and detail.isdecimal() and len(detail) < 19):
+        raise RecipeError(f"weights '{weights}' has '{detail}' where a seed belongs", "write random:7")
+    return int(detail or 0)
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}", "give a .pt, .pth, .tar or .safetensors file")
-    return Source("file", path.resolve())
+    return path.resolve()
 
 
 def network_from_source(recipe: Recipe, source: Source) -> Network:
@@ -156,17 +188,27 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         RecipeError: the preprocessing does not fit the network.
         DataError: the class names do not fit the classes.
     """
+    if source.model is not None:
+        return _foreign_network(recipe, source)
     metadata: CheckpointMetadata | None = None
     multi_label = False
     if source.file is None:
         arch: AnyArch = arch_from_text(recipe.arch or "")
+        if recipe.classes is not None:
+            arch = arch.model_copy(update={"classes": recipe.classes})
     else:
         from dnexport.models.zoo import recognised_from_file
 
         wanted = arch_from_text(recipe.arch) if recipe.arch else None
-        found = recognised_from_file(source.file, wanted).deployed()
+        found = recognised_from_file(source.file, wanted, new_head=recipe.classes if source.new_head else None)
+        found = found.deployed()
+        if recipe.classes not in (None, found.arch.classes):
+            raise CheckpointError(
+                f"checkpoint {source.file} has {found.arch.classes} classes where {recipe.classes} are asked for",
+                "add --new-head to replace its classifier",
+            )
         arch, metadata, multi_label = found.arch, found.metadata, found.multi_label
-    names = metadata.class_names if metadata else ()
+    names = metadata.class_names if metadata and not source.new_head else ()
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)
     preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)
     return Network(
@@ -176,6 +218,28 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         assumed=assumed,
         class_names=_class_names(recipe, names, arch),
         multi_label=multi_label,
+    )
+
+
+def _foreign_network(recipe: Recipe, source: Source) -> Network:
+    """A module of the user's: its channels and classes are found by running it."""
+    from dnexport.models.foreign import arch_from_factory, module_from_factory, state_digest
+
+    assert source.model is not None
+    module = module_from_factory(source.model, seed=source.seed, weights=source.file)
+    arch = arch_from_factory(source.model, module, recipe.preprocess.input_size or IMAGENET.input_size)
+    if recipe.classes not in (None, arch.classes):
+        raise ArchError(f"model {source.model} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
+    if source.file is None:
+        # The factory's weights have no file; what they are belongs to what the network is.
+        arch = arch.model_copy(update={"code": digest_from_json([arch.code, state_digest(module)])})
+    preprocess, assumed = _preprocess(recipe.preprocess, None, arch)
+    return Network(
+        arch=arch,
+        arch_name=None,
+        preprocess=preprocess,
+        assumed=assumed,
+        class_names=_class_names(recipe, (), arch),
     )
 
 
@@ -190,10 +254,12 @@ def reference_factory(manifest: Manifest) -> ModuleFactory | None:
         assumed=manifest.assumed,
         class_names=manifest.class_names,
     )
-    word, _, seed = manifest.recipe.weights.partition(":")
-    source = (
-        Source("random", seed=int(seed or 0)) if word == "random" else Source("file", Path(manifest.recipe.weights))
-    )
+    recipe = manifest.recipe
+    word, _, seed = recipe.weights.partition(":")
+    if manifest.weights.file is None:
+        source = Source(manifest.weights.source, seed=int(seed or 0) if word == "random" else 0, model=recipe.model)
+    else:
+        source = Source(manifest.weights.source, Path(recipe.weights), model=recipe.model, new_head=recipe.new_head)
     if source.file is not None and not source.file.is_file():
         return None
     return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
@@ -248,69 +314,3 @@ def _class_names(recipe: Recipe, names: tuple[str, ...], arch: AnyArch) -> tuple
     if names and len(names) != arch.classes:
         raise DataError(f"{len(names)} class names are given for {arch.classes} classes", "give one name a class")
     return names or nameless_classes(arch.classes)
-
-
-def _pretrained(arch: str, *, must: bool, progress: Progress) -> Path | None:
-    name = PRETRAINED_FILES.get(arch.strip().lower())
-    if name is None:
-        if must:
-            raise CheckpointError(
-                f"there are no pretrained weights for arch '{arch}'", f"known: {', '.join(PRETRAINED_FILES)}"
-            )
-        return None
-    cached = _hub_folder() / "checkpoints" / name
-    if cached.is_file():
-        return cached
-    url = PRETRAINED_BASE + name
-    try:
-        _wait_for_host(url)
-        _download(url, cached, progress)
-    except (OSError, RuntimeError) as exc:
-        if must:
-            raise CheckpointError(
-                f"{url} cannot be downloaded: {exc}", f"place the file at {cached}, or use --weights FILE"
-            ) from exc
-        return None
-    return cached
-
-
-def _download(url: str, cached: Path, progress: Progress) -> None:
-    import torch
-
-    progress.start(f"download {url}")
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    prefix = cached.stem.partition("-")[2]
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE_S)  # torch hub sets none: a stalled transfer would hang for ever
-    try:
-        torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix, progress=False)
-    finally:
-        socket.setdefaulttimeout(patience)
-
-
-def _hub_folder() -> Path:
-    """torch hub's folder, by its documented rule, without importing PyTorch."""
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return Path(home).expanduser() / "hub"
-
-
-def _wait_for_host(url: str) -> None:
-    """Raise OSError unless a URL's host answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
-    parts = urllib.parse.urlsplit(url)
-    host, port = parts.hostname or "", parts.port or 443
-    outcome: list[OSError | None] = []
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), timeout=PATIENCE_S).close()
-            outcome.append(None)
-        except OSError as exc:
-            outcome.append(exc)
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
-    if not outcome:
-        raise TimeoutError(f"{host} did not answer within {PATIENCE_S:g} s")
-    if outcome[0] is not None:
-        raise outcome[0]

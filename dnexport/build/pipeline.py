@@ -188,7 +188,7 @@ def _manifest(
             source=context.data.test.name,
             test_digest=context.data.test.digest(),
             samples=len(labels),
-            labelled=int((labels >= 0).sum()),
+            labelled=int((labels >= 0).any(axis=1).sum() if labels.ndim == 2 else (labels >= 0).sum()),
         ),
         reference=_reference_run(context, referenced),
         calibration=CalibrationSummary(
@@ -217,6 +217,6 @@ def _resolved(context: Context, outcomes: Sequence[TargetOutcome]) -> Recipe:
 
 def _reference_run(context: Context, referenced: Path) -> ReferenceRun:
     logits, labels = np.load(referenced / "logits.npy"), np.asarray(context.data.test.labels)
-    known = (labels >= 0) & (not context.network.multi_label)
+    known = labels >= 0
     top1 = float((logits.argmax(axis=1)[known] == labels[known]).mean()) if known.any() else None
     return ReferenceRun(form=EAGER, threads=available_threads(), top1=top1, samples=len(labels))

@@ -36,13 +36,8 @@ def data_from_recipe(
         RecipeError: INT8 without images.
     """
     splits = splits_from_source(recipe.data) if recipe.data else None
-    if splits is not None and multi_label and splits.test.classes:
-        raise DataError(
-            f"data {recipe.data} has one label an image and the network answers several questions at once",
-            "give a folder of images without class folders",
-        )
     if splits is not None:
-        splits.test.check_classes(names)
+        splits.test.check_classes(names, multi_label=multi_label)
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
     calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
     return BuildData(calibration, test)

@@ -90,7 +90,7 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
         for pixels in context.data.test.batches(context.network.preprocess, 64):
             yield input_from_pixels(pixels, context.network.preprocess)
 
-    labels = np.asarray(context.data.test.labels, np.int64)
+    labels = context.data.test.truth()
     logits = np.load(referenced / "logits.npy")
     trained = context.source.file is not None
     return Samples(

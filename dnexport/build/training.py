@@ -7,7 +7,7 @@ from typing import Literal
 
 from dnexport.data.datasets import splits_from_source
 from dnexport.errors import DataError, StorageError, UsageError
-from dnexport.spec.archs import AnyArch, arch_from_text
+from dnexport.spec.archs import FamilyArch, arch_from_text
 from dnexport.spec.preprocess import DIGITS, Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.training import TrainingRecipe
@@ -104,7 +104,7 @@ def train_from_data(request: TrainingRequest, progress: Progress) -> Trained:
     return train(job, progress, resume=request.resume)
 
 
-def _trained_form(arch: AnyArch, recipe: TrainingRecipe) -> AnyArch:
+def _trained_form(arch: FamilyArch, recipe: TrainingRecipe) -> FamilyArch:
     """With the recipe's dropout; a CondenseNet in the form that learns its groups."""
     if arch.family == "condensenet":
         arch = arch.model_copy(update={"form": "training"})

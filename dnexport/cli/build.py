@@ -11,7 +11,10 @@ from dnexport.cli import options as o
 def build(
     recipe: o.RecipeFile = None,
     arch: o.Arch = None,
+    model: o.Model = None,
     weights: o.Weights = None,
+    classes: o.Classes = None,
+    new_head: o.NewHead = False,
     class_names: o.ClassNames = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Build FP32 engines.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Build FP16 engines (the default).")] = False,
@@ -54,8 +57,7 @@ def build(
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug, nothing=NOTHING) as view:
         values = {
-            "arch": arch,
-            "weights": weights,
+            **flags.network_from_flags(arch, model, weights, classes, new_head),
             "class_names": class_names,
             "data": data,
             "batch": batch,

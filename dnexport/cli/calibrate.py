@@ -11,7 +11,10 @@ from dnexport.cli import options as o
 def calibrate(
     recipe: o.RecipeFile = None,
     arch: o.Arch = None,
+    model: o.Model = None,
     weights: o.Weights = None,
+    classes: o.Classes = None,
+    new_head: o.NewHead = False,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     calibration_images: o.CalibrationImages = None,
@@ -28,7 +31,12 @@ def calibrate(
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         calibration = flags.said({"data": calibration_data, "count": calibration_images})
-        values = {"arch": arch, "weights": weights, "data": data, "calibration": calibration, "precision": "int8"}
+        values = {
+            **flags.network_from_flags(arch, model, weights, classes, new_head),
+            "data": data,
+            "calibration": calibration,
+            "precision": "int8",
+        }
         resolved = flags.recipe_from_flags(recipe, values, suffix="calibration")
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import calibration_table

@@ -10,7 +10,10 @@ from dnexport.cli import options as o
 
 def export(
     arch: o.Arch = None,
+    model: o.Model = None,
     weights: o.Weights = None,
+    classes: o.Classes = None,
+    new_head: o.NewHead = False,
     input_size: o.InputSize = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.")] = Path("model.onnx"),
     as_json: o.Json = False,
@@ -24,7 +27,9 @@ def export(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         preprocess = flags.preprocess_from_flags(input_size, None, None, None, None, None, None)
         recipe = flags.recipe_from_flags(
-            None, {"arch": arch, "weights": weights, "preprocess": preprocess}, suffix="export"
+            None,
+            {**flags.network_from_flags(arch, model, weights, classes, new_head), "preprocess": preprocess},
+            suffix="export",
         )
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import canonical_graph

@@ -22,6 +22,13 @@ def precision_from_flags(fp32: bool, fp16: bool, int8: bool) -> str | None:
     return "fp32" if fp32 else "fp16" if fp16 else "int8" if int8 else None
 
 
+def network_from_flags(
+    arch: str | None, model: str | None, weights: str | None, classes: int | None, new_head: bool
+) -> dict[str, Any]:
+    """The keys that say what network is meant."""
+    return {"arch": arch, "model": model, "weights": weights, "classes": classes, "new_head": new_head or None}
+
+
 def preprocess_from_flags(
     input_size: int | None,
     resize: int | None,
@@ -64,7 +71,7 @@ def recipe_from_flags(file: Path | None, flags: dict[str, Any], *, suffix: str) 
             values[key] = {**known, **value}
     if "name" not in values:
         weights = values.get("weights", "auto")
-        stem = values.get("arch") or (Path(weights).stem if ":" not in weights else "densenet")
+        stem = values.get("arch") or values.get("model") or (Path(weights).stem if ":" not in weights else "densenet")
         ending = values.get("precision", "fp16") if suffix == "precision" else suffix
         values["name"] = f"{re.sub('[^A-Za-z0-9._-]+', '-', stem).strip('-._') or 'model'}-{ending}"
     return recipe_from_values(values, str(file) if file else "flags")

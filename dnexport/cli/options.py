@@ -42,6 +42,19 @@ BundleFolder = Annotated[Path, typer.Argument(help="A bundle that 'dnexport buil
 Arch = Annotated[
     str | None, typer.Option(help="A name from 'dnexport archs'.", show_default=False, rich_help_panel=_SOURCE)
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Any other torch.nn.Module: package.module:function.", show_default=False, rich_help_panel=_SOURCE
+    ),
+]
+Classes = Annotated[
+    int | None, typer.Option(min=1, help="Classes of the network.", show_default=False, rich_help_panel=_SOURCE)
+]
+NewHead = Annotated[
+    bool,
+    typer.Option("--new-head", help="Replace the checkpoint's classifier by a fresh one.", rich_help_panel=_SOURCE),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport
+from dnexport.spec.preprocess import Preprocess
 
 _DASH = "–"
 
@@ -29,9 +30,7 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
 
 def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
     """What a checkpoint is, a line each."""
-    preprocess, assumed = found["preprocess"], found["assumed"]
-    size = "×".join(map(str, preprocess["input_size"]))
-    crop = f"shorter side to {preprocess['resize']}, crop {size}" if preprocess["resize"] else f"resized to {size}"
+    assumed = found["assumed"]
     lines = {
         "network": f"{found['name'] or 'not a published one'}: {found['arch']}",
         "layout": found["layout"],
@@ -40,7 +39,7 @@ def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
         + (", multi-label (a sigmoid each)" if found["multi_label"] else ""),
         "top-1": None if found["test_top1"] is None else f"{found['test_top1']:.2%} on its test images",
         "set aside": "; ".join(found["aside"]) or None,
-        "input": f"{crop}, {preprocess['interpolation']}, {preprocess['channels']}",
+        "input": str(Preprocess.model_validate(found["preprocess"])),
         "assumed": f"{', '.join(assumed)}: not stated by the checkpoint" if assumed else None,
         "sha-256": found["digest"],
     }
@@ -90,6 +89,8 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
     snr = "exact" if accuracy.snr_db is None else f"{accuracy.snr_db:.1f} dB"
     if accuracy.top1 is not None and accuracy.reference_top1 is not None:
         return f"top-1 {accuracy.top1:.2%} (was {accuracy.reference_top1:.2%}), {snr}, {accuracy.samples} images"
+    if (mean := accuracy.mean_auroc) is not None:
+        return f"mean AUROC {mean[0]:.4f} (was {mean[1]:.4f}), {snr}, {accuracy.samples} images"
     return f"{accuracy.agreement:.1%} agree, {snr}, {accuracy.samples} images"
 
 

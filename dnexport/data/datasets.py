@@ -3,6 +3,7 @@
 A set knows its labels and classes without decoding anything; pictures are decoded batch by batch.
 """
 
+import csv
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from dnexport.spec.preprocess import Preprocess
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 UNKNOWN_LABEL = -1
+ANSWERS = "labels.csv"
+_ANSWER = {"1": 1, "0": 0, "": UNKNOWN_LABEL}
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,15 @@ class ImageSet:
         pictures: a path, or the 8-bit pixels themselves (height × width grey, or height × width × 3).
         labels: one a picture, an index into ``classes``; −1 where unknown.
         classes: names, empty where there are no labels.
+        answers: instead of labels, where each class is a question of its own: int8 [pictures, classes], 1 yes, 0 no,
+            −1 unknown.
     """
 
     name: str
     pictures: Sequence[Path | np.ndarray]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    answers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -43,7 +49,12 @@ class ImageSet:
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """The pictures at ``indices``, in that order."""
         chosen = [self.pictures[i] for i in indices]
-        return ImageSet(self.name, chosen, tuple(self.labels[i] for i in indices), self.classes)
+        answers = None if self.answers is None else self.answers[list(indices)]
+        return ImageSet(self.name, chosen, tuple(self.labels[i] for i in indices), self.classes, answers)
+
+    def truth(self) -> np.ndarray:
+        """What is known: the labels, int64 [pictures], or the answers, int8 [pictures, classes]; −1 where unknown."""
+        return np.asarray(self.labels, np.int64) if self.answers is None else self.answers
 
     def batches(self, preprocess: Preprocess, size: int, workers: int = 0) -> Iterator[PixelBatch]:
         """Decoded pictures in order, ``size`` at a time, the rest last, by ``workers`` processes or here.
@@ -81,16 +92,27 @@ class ImageSet:
     def _digest(self) -> str:
         # Asked for by several stages; reading every picture once is enough.
         state = hashlib.sha256(repr((self.labels, self.classes)).encode())
+        state.update(self.truth().tobytes())
         for picture in self.pictures:
             state.update(_bytes(picture))
         return state.hexdigest()
 
-    def check_classes(self, names: Sequence[str]) -> None:
+    def check_classes(self, names: Sequence[str], *, multi_label: bool = False) -> None:
         """Refuse labels that mean something else to a network with the classes ``names``.
 
         Raises:
             DataError: another number of classes, or other names than the network's, where it has names.
         """
+        if multi_label and self.classes and self.answers is None:
+            raise DataError(
+                f"data {self.name} has one label an image and the network answers several questions at once",
+                f"give a folder of images with a {ANSWERS}",
+            )
+        if self.answers is not None and not multi_label:
+            raise DataError(
+                f"data {self.name} answers several questions an image and the network names one class",
+                "give a folder of class folders",
+            )
         if self.classes and len(self.classes) != len(names):
             raise DataError(
                 f"data {self.name} has {len(self.classes)} classes and the network {len(names)}",
@@ -102,7 +124,7 @@ class ImageSet:
             mine, theirs = next((a, b) for a, b in pairs if a != b)
             raise DataError(
                 f"data {self.name} has class '{mine}' where the network has '{theirs}'",
-                "name the class folders as the network's classes",
+                "name the classes of the data as the network's",
             )
 
     def draw(self, count: int, seed: int) -> "ImageSet":
@@ -188,10 +210,13 @@ def calibration_images(source: str) -> ImageSet:
 
 
 def images_from_folder(root: Path) -> ImageSet:
-    """``root/<class>/*.jpg``, classes in alphabetical order; or ``root/*.jpg``, whose labels are unknown.
+    """``root/<class>/*.jpg``, classes in alphabetical order; or ``root/*.jpg``, with ``root/labels.csv`` or unlabelled.
+
+    ``labels.csv`` answers several questions of each picture: a heading ``image,<question>,…``, then a line a picture
+    with its file name and 1, 0 or nothing (unknown) for each.
 
     Raises:
-        DataError: unreadable, no images, or a class without images.
+        DataError: unreadable, no images, a class without images, or a table that does not fit the pictures.
     """
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -200,6 +225,8 @@ def images_from_folder(root: Path) -> ImageSet:
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
         raise DataError(f"data folder {root} cannot be read: {reason}", "check its permissions") from exc
+    if not folders and loose and (root / ANSWERS).is_file():
+        return _answered(root, loose)
     if not folders and loose:
         return ImageSet(str(root), loose, (UNKNOWN_LABEL,) * len(loose), ())
     if not folders:
@@ -211,6 +238,33 @@ def images_from_folder(root: Path) -> ImageSet:
     pictures = [path for images in found.values() for path in images]
     labels = tuple(label for label, images in enumerate(found.values()) for _ in images)
     return ImageSet(str(root), pictures, labels, tuple(found))
+
+
+def _answered(root: Path, pictures: list[Path]) -> ImageSet:
+    table = root / ANSWERS
+    try:
+        rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        raise DataError(f"{table} cannot be read as a table", "write it as comma-separated UTF-8 text") from exc
+    heading = [name.strip() for name in rows[0]] if rows else []
+    if len(heading) < 2 or heading[0].lower() != "image" or len(set(heading)) != len(heading):
+        raise DataError(f"{table} has the heading {','.join(heading)[:80]!r}", "write image,<class>,<class>,…")
+    answers: dict[str, list[int]] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        cells = [cell.strip() for cell in row]
+        if len(cells) != len(heading) or not set(cells[1:]) <= set(_ANSWER) or cells[0] in answers:
+            what = "a second line for that picture" if cells and cells[0] in answers else f"{','.join(cells)[:80]!r}"
+            raise DataError(
+                f"{table}, line {number}: {what}", f"write the image and {len(heading) - 1} of 1, 0 or nothing"
+            )
+        answers[cells[0]] = [_ANSWER[cell] for cell in cells[1:]]
+    odd = sorted({path.name for path in pictures} ^ answers.keys())
+    if odd:
+        what = f"{len(odd)} pictures are in only one of {root} and {table.name}: {', '.join(odd[:3])}"
+        raise DataError(what, "give each picture its line")
+    unknown = (UNKNOWN_LABEL,) * len(pictures)
+    matrix = np.asarray([answers[path.name] for path in pictures], np.int8)
+    return ImageSet(str(root), pictures, unknown, tuple(heading[1:]), matrix)
 
 
 def digits() -> Splits:

@@ -93,7 +93,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
             "drop --data to validate on the golden samples",
         )
     test = splits_from_source(data).test
-    test.check_classes(manifest.class_names)
+    test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
 
     def batches() -> Iterator[InputPart]:
         for pixels in test.batches(manifest.preprocess, 64):
@@ -104,7 +104,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
             Probe, functools.partial(TorchSession, factory, EAGER, available_threads()), np.empty((0,), np.float32)
         )
         reference = np.concatenate([part for images in batches() for part in worker.method("logits", images, 32)])
-    labels, batch = np.asarray(test.labels, np.int64), manifest.recipe.profile.max_batch
+    labels, batch = test.truth(), manifest.recipe.profile.max_batch
     return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained, manifest.multi_label)
 
 

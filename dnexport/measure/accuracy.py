@@ -15,9 +15,10 @@ def accuracy_from_logits(
     Args:
         reference: PyTorch's FP32 logits, [samples, classes].
         logits: the engine's, of the same shape.
-        labels: int64 [samples]; −1 where unknown.
+        labels: int64 [samples], or where each class is a question of its own int8 [samples, classes] of 1 and 0;
+            −1 where unknown.
         multi_label: each class is a question of its own: agreement is the share of equal answers at a sigmoid of 0.5,
-            over all images and classes, and one label an image says nothing.
+            over all images and classes, and accuracy is the AUROC of each class.
 
     Raises:
         DataError: shapes differ, or the engine's logits are not finite.
@@ -32,13 +33,17 @@ def accuracy_from_logits(
             f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits that are not finite",
             "build it in a wider precision",
         )
+    answers = labels if labels.ndim == 2 else np.full(logits.shape, -1, np.int8)
+    labels = labels if labels.ndim == 1 else np.full(len(logits), -1)
     known = (labels >= 0) & (not multi_label)
     labelled = int(known.sum())
+    areas = _areas(logits, answers), _areas(reference, answers)
+    any_area = any(area is not None for area in areas[0])
     named, named_by_reference = logits.argmax(axis=1), reference.argmax(axis=1)
     right, reference_right = named[known] == labels[known], named_by_reference[known] == labels[known]
     return Accuracy(
         samples=len(logits),
-        labelled=labelled,
+        labelled=labelled or int((answers >= 0).any(axis=1).sum()),
         top1=float(right.mean()) if labelled else None,
         top5=_top_k(logits[known], labels[known], 5) if labelled else None,
         reference_top1=float(reference_right.mean()) if labelled else None,
@@ -48,7 +53,31 @@ def accuracy_from_logits(
         max_abs_error=float(np.abs(logits.astype(np.float64) - reference).max()),
         max_abs_logit=float(np.abs(reference).max()),
         snr_db=snr_db(reference, logits),
+        auroc=areas[0] if any_area else None,
+        reference_auroc=areas[1] if any_area else None,
     )
+
+
+def auroc(scores: np.ndarray, answers: np.ndarray) -> float | None:
+    """Area under the ROC curve: the probability that a yes scores above a no, ties counting half.
+
+    By the rank sum of the yeses (Hanley, McNeil 1982). None without both a yes and a no.
+
+    Args:
+        scores: [samples].
+        answers: 1 yes, 0 no, anything else not counted; [samples].
+    """
+    yes, no = scores[answers == 1], scores[answers == 0]
+    if not len(yes) or not len(no):
+        return None
+    _, inverse, counts = np.unique(np.concatenate([yes, no]), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # of tied scores, their mean rank
+    above = float(ranks[inverse[: len(yes)]].sum()) - len(yes) * (len(yes) + 1) / 2
+    return above / (len(yes) * len(no))
+
+
+def _areas(logits: Logits, answers: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(auroc(logits[:, c], answers[:, c]) for c in range(logits.shape[1]))
 
 
 def snr_db(reference: Logits, logits: Logits) -> float | None:

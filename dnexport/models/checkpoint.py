@@ -127,6 +127,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # a damaged file can make the unpickler raise anything
+        if "torchxrayvision" in str(exc):
+            raise CheckpointError(
+                f"checkpoint {path} is torchxrayvision's pickled whole module, which would run code when loaded",
+                "where torchxrayvision is installed, save torchxrayvision.models.DenseNet(weights=NAME).state_dict() "
+                "with torch.save and give that",
+            ) from exc
         if (isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc)) or _names_code(path):
             raise CheckpointError(
                 f"checkpoint {path} is a pickle that would run code when loaded, and is refused",

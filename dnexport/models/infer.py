@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from dnexport.errors import CheckpointError
-from dnexport.spec.archs import AnyArch, CondenseNetArch, DenseNetArch, DpnArch, PeleeNetArch
+from dnexport.spec.archs import CondenseNetArch, DenseNetArch, DpnArch, FamilyArch, PeleeNetArch
 
 
 class Shapes:
@@ -72,14 +72,14 @@ class Shapes:
         return self._state[key]
 
 
-def arch_from_state(family: str, state: Mapping[str, Tensor], origin: str) -> AnyArch:
+def arch_from_state(family: str, state: Mapping[str, Tensor], origin: str) -> FamilyArch:
     """The record of the network whose parameters these are.
 
     Raises:
         CheckpointError: a parameter that tells is missing, or the shapes are of no such network.
     """
     shapes = Shapes(state, origin)
-    readers: dict[str, Callable[[Shapes], AnyArch]] = {
+    readers: dict[str, Callable[[Shapes], FamilyArch]] = {
         "densenet": _densenet,
         "condensenet": _condensenet,
         "peleenet": _peleenet,

@@ -18,7 +18,7 @@ from dnexport.models.dpn import Dpn
 from dnexport.models.infer import arch_from_state
 from dnexport.models.layouts import Layout, layout_from_keys, renamed
 from dnexport.models.peleenet import PeleeNet
-from dnexport.spec.archs import AnyArch, CondenseNetArch, DenseNetArch, DpnArch
+from dnexport.spec.archs import CondenseNetArch, DenseNetArch, DpnArch, FamilyArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.training import CheckpointMetadata
 
@@ -27,7 +27,7 @@ _STATISTICS_IMAGES = 8
 _HEAD = "classifier."
 
 
-def module_from_arch(arch: AnyArch, *, memory_efficient: bool = False) -> nn.Module:
+def module_from_arch(arch: FamilyArch, *, memory_efficient: bool = False) -> nn.Module:
     """A network with He-initialised weights, in training mode.
 
     Args:
@@ -61,7 +61,7 @@ class Recognised:
 
     layout: str
     module: nn.Module
-    arch: AnyArch
+    arch: FamilyArch
     aside: tuple[str, ...] = ()
     multi_label: bool = False
     metadata: CheckpointMetadata | None = None
@@ -81,7 +81,7 @@ class Recognised:
         return dataclasses.replace(self, module=module, arch=module.arch)
 
 
-def recognised_from_file(path: Path, arch: AnyArch | None = None, *, new_head: int | None = None) -> Recognised:
+def recognised_from_file(path: Path, arch: FamilyArch | None = None, *, new_head: int | None = None) -> Recognised:
     """Read a checkpoint in any known layout and prove that it fills its network.
 
     Args:
@@ -120,7 +120,7 @@ def recognised_from_file(path: Path, arch: AnyArch | None = None, *, new_head: i
     return Recognised(layout.name, module.eval(), found, aside, layout.multi_label and new_head is None, metadata)
 
 
-def module_from_file(path: Path, arch: AnyArch, *, new_head: bool = False) -> nn.Module:
+def module_from_file(path: Path, arch: FamilyArch, *, new_head: bool = False) -> nn.Module:
     """The network to deploy, with the weights of a checkpoint that was recognised as ``arch``, in evaluation mode.
 
     Raises:
@@ -129,7 +129,7 @@ def module_from_file(path: Path, arch: AnyArch, *, new_head: bool = False) -> nn
     return recognised_from_file(path, arch, new_head=arch.classes if new_head else None).deployed().module
 
 
-def module_from_seed(arch: AnyArch, input_size: tuple[int, int], seed: int) -> nn.Module:
+def module_from_seed(arch: FamilyArch, input_size: tuple[int, int], seed: int) -> nn.Module:
     """A network of random weights: He initialisation, and batch-norm statistics of one forward pass.
 
     Without that pass the activations of an untrained DenseNet grow from layer to layer, and neither latency nor

@@ -106,6 +106,8 @@ def _verdict(column: Column) -> str:
             if changed
             else f"{accuracy.top1:.2%} top-1, every one of {accuracy.labelled} answers right or wrong as in PyTorch"
         )
+    elif accuracy and (mean := accuracy.mean_auroc) is not None:
+        parts.append(f"mean AUROC {mean[0]:.4f} against PyTorch's {mean[1]:.4f} over {accuracy.labelled} images")
     elif accuracy:
         parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
     if benchmark and benchmark.over_best:
@@ -151,6 +153,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
+    environment.filters["area"] = lambda value: "–" if value is None else f"{value:.4f}"
     environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
     environment.filters["db"] = lambda value: "exact" if value is None else f"{value:.1f} dB"
     environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"

@@ -18,13 +18,13 @@ class Weights(Record):
     """Where the weights come from.
 
     Attributes:
-        source: ``file``, ``pretrained`` or ``random``.
+        source: ``file``, ``pretrained``, ``random``, or ``factory``: as the user's own function makes them.
         file: name of the file, without its folder.
         digest: SHA-256 of the file, or of the seed and architecture of random weights.
         trained: False stamps the bundle *untrained*: latency and parity only.
     """
 
-    source: Literal["file", "pretrained", "random"]
+    source: Literal["file", "pretrained", "random", "factory"]
     file: str | None
     digest: str
     trained: bool

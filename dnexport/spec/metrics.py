@@ -23,6 +23,9 @@ class Accuracy(Record):
         max_abs_error: largest |Δlogit|.
         max_abs_logit: largest |logit| of the reference, the scale of that error.
         snr_db: centred signal-to-noise ratio of the logits in decibel (`measure.accuracy`); None when exact.
+        auroc: of multi-label networks, by class, the area under the ROC curve (`measure.accuracy`); None for a class of
+            which not both answers are known; None for all others.
+        reference_auroc: of the PyTorch reference on the same images.
     """
 
     samples: int = Field(ge=1)
@@ -36,6 +39,16 @@ class Accuracy(Record):
     max_abs_error: float
     max_abs_logit: float
     snr_db: float | None
+    auroc: tuple[float | None, ...] | None = None
+    reference_auroc: tuple[float | None, ...] | None = None
+
+    @property
+    def mean_auroc(self) -> tuple[float, float] | None:
+        """The mean over the classes that have one, of the engine and of the reference."""
+        pairs = [(a, r) for a, r in zip(self.auroc or (), self.reference_auroc or (), strict=True) if a is not None]
+        if not pairs:
+            return None
+        return sum(a for a, _ in pairs) / len(pairs), sum(r or 0.0 for _, r in pairs) / len(pairs)
 
 
 class Latency(Record):

@@ -50,6 +50,27 @@ class Preprocess(Record):
         """Number of input channels."""
         return 1 if self.channels == "grey" else 3
 
+    @property
+    def evaluation(self) -> str | None:
+        """Whose ImageNet evaluation this is, where it is one: torchvision's or timm's."""
+        proportion = self.resize is not None and self.resize * 224 == max(self.input_size) * 256
+        if not proportion or self.mean != IMAGENET.mean or self.std != IMAGENET.std:
+            return None
+        return {"bilinear": "torchvision", "bicubic": "timm"}.get(self.interpolation)
+
+    def __str__(self) -> str:
+        """In words, with what tells apart the two evaluations of the same ImageNet weights.
+
+        Their difference is from timm's results-imagenet.csv (``.tv`` rows) and torchvision's documentation.
+        """
+        size = "×".join(map(str, self.input_size))
+        geometry = f"shorter side to {self.resize}, centred crop {size}" if self.resize else f"resized to {size}"
+        words = f"{geometry}, {self.interpolation}, {self.channels}"
+        if self.evaluation is None:
+            return words
+        other = "timm's is bicubic" if self.evaluation == "torchvision" else "torchvision's is bilinear"
+        return f"{words} ({self.evaluation}'s evaluation; {other}, and 0.25 to 0.39 points apart on the same weights)"
+
 
 IMAGENET = Preprocess()
 CIFAR = Preprocess(input_size=(32, 32), resize=None, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))

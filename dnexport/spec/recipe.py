@@ -66,7 +66,10 @@ class Recipe(Record):
     Attributes:
         name: of the bundle; its directory's name.
         arch: a named architecture; None takes the checkpoint's.
+        model: ``package.module:callable`` that makes a ``torch.nn.Module`` of the user's own, instead of an arch.
         weights: a file, ``pretrained``, ``random[:seed]`` or ``auto``.
+        classes: of the network; other than the checkpoint's only with a new head.
+        new_head: replace the checkpoint's classifier by a fresh one for ``classes``.
         class_names: a text file, one name a line.
         data: ``digits`` or a folder (class folders, or ``train`` and ``val`` or ``test`` with class folders).
         precision: what the engines are asked to run in.
@@ -81,7 +84,10 @@ class Recipe(Record):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     arch: str | None = None
+    model: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
     weights: str = "auto"
+    classes: int | None = Field(default=None, ge=1)
+    new_head: bool = False
     class_names: str | None = None
     data: str | None = None
     precision: Precision = Precision.FP16
@@ -115,7 +121,11 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def _something_to_build(self) -> "Recipe":
-        if self.arch is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
+        if self.model is not None and (self.arch is not None or self.new_head or self.weights == "pretrained"):
+            raise ValueError("a model has no arch, no new head and no pretrained weights; drop one of them")
+        if self.new_head and self.classes is None:
+            raise ValueError("a new head needs a number of classes; add --classes")
+        if self.arch is None and self.model is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
             raise ValueError(
                 "an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"
             )

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dnexport.spec.archs import Arch
+from dnexport.spec.archs import TrainableArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.record import Record
 
@@ -144,7 +144,7 @@ class CheckpointMetadata(Record):
         test_images: size of that part.
     """
 
-    arch: Arch
+    arch: TrainableArch
     arch_name: str | None
     preprocess: Preprocess
     class_names: tuple[str, ...]

@@ -29,7 +29,7 @@ from dnexport.models.checkpoint import METADATA_KEY
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv
 from dnexport.models.zoo import module_from_arch
 from dnexport.report.plots import training_curves
-from dnexport.spec.archs import AnyArch
+from dnexport.spec.archs import FamilyArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress, Silent
 from dnexport.spec.record import write_atomically
@@ -59,7 +59,7 @@ class Job:
         accelerator: ``cpu``, ``cuda`` or ``auto``.
     """
 
-    arch: AnyArch
+    arch: FamilyArch
     arch_name: str | None
     splits: Splits
     preprocess: Preprocess

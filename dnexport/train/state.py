@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dnexport.errors import CheckpointError, UsageError
-from dnexport.spec.archs import AnyArch
+from dnexport.spec.archs import FamilyArch
 from dnexport.spec.record import write_atomically
 from dnexport.spec.training import EpochRow, TrainingRecipe
 
@@ -30,7 +30,7 @@ class Identity:
         data: digest of the training part.
     """
 
-    arch: AnyArch
+    arch: FamilyArch
     recipe: TrainingRecipe
     data: str
 

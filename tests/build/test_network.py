@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dnexport.build.network import PRETRAINED_FILES, Source, network_from_source, reference_factory, source_from_recipe
+from dnexport.build.network import Source, network_from_source, reference_factory, source_from_recipe
 from dnexport.build.pipeline import build
+from dnexport.build.pretrained import PRETRAINED_FILES
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
 from dnexport.models.checkpoint import METADATA_KEY
 from dnexport.models.zoo import module_from_seed
 from dnexport.spec.archs import NAMED
-from dnexport.spec.preprocess import CIFAR
+from dnexport.spec.preprocess import CIFAR, IMAGENET
 from dnexport.spec.progress import Recording, Silent
 from dnexport.spec.recipe import PreprocessChoice, Recipe
 from dnexport.spec.training import CheckpointMetadata, TrainingRecipe
@@ -90,7 +91,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Shel
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = hashlib.sha256(Shelf.content).hexdigest()
-    monkeypatch.setattr("dnexport.build.network.PRETRAINED_BASE", f"http://127.0.0.1:{server.server_port}/models/")
+    monkeypatch.setattr("dnexport.build.pretrained.PRETRAINED_BASE", f"http://127.0.0.1:{server.server_port}/models/")
     monkeypatch.setitem(PRETRAINED_FILES, NAME, f"{NAME}-{digest[:8]}.pth".replace("-bc-40-12-", "bc4012-"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     yield Shelf
@@ -222,3 +223,47 @@ def test_a_factory_makes_the_files_module(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(network.factory(source)()(x), module(x))
     assert network.weights(source).trained
+
+
+def test_a_head_is_replaced_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(module_from_seed(NAMED[NAME].arch, (32, 32), 3).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"w\.pth has 10 classes where 14 are asked for; add --new-head"):
+        network_from_source(recipe(weights=str(path), classes=14), Source("file", path))
+    listener = Recording(Silent())
+    chosen = recipe(weights=str(path), classes=14, new_head=True)
+    source = source_from_recipe(chosen, listener)
+    assert listener.warnings == ["the new head is RANDOM: latency and parity mean something, accuracy does not"]
+    network = network_from_source(chosen, source)
+    assert network.arch.classes == 14
+    assert not network.weights(source).trained
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert network.factory(source)()(x).shape == (1, 14)
+        assert torch.equal(network.factory(source)()(x), network.factory(source)()(x))
+    same = network_from_source(recipe(weights=str(path), classes=10), Source("file", path))
+    assert source.digest() != Source("file", path).digest()
+    assert same.arch.classes == 10
+    with pytest.raises(RecipeError, match="a new head replaces the one of a checkpoint, and there is none"):
+        source_from_recipe(recipe(weights="random", classes=14, new_head=True), Silent())
+    with pytest.raises(ValueError, match="a new head needs a number of classes"):
+        recipe(weights=str(path), new_head=True)
+
+
+def test_random_weights_take_any_number_of_classes() -> None:
+    assert network_from_source(recipe(weights="random", classes=3), Source("random")).arch.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "whose"),
+    [
+        ({}, "torchvision"),
+        ({"interpolation": "bicubic"}, "timm"),
+        ({"interpolation": "nearest"}, None),
+        ({"resize": 232}, None),
+    ],
+)
+def test_the_evaluation_of_imagenet_weights_is_named(change: dict[str, object], whose: str | None) -> None:
+    preprocess = IMAGENET.model_copy(update=change)
+    assert preprocess.evaluation == whose
+    assert (f"{whose}'s evaluation; " in str(preprocess)) == (whose is not None)

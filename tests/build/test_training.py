@@ -43,14 +43,19 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
 
 def test_pictures_of_any_mode_and_size_are_taken(tmp_path: Path) -> None:
     root = data(tmp_path / "data", "cat", "dog")
-    for index, (mode, size) in enumerate([("L", (40, 20)), ("RGBA", (8, 8)), ("CMYK", (33, 64)), ("I;16", (50, 50)), ("P", (16, 9))]):
+    for index, (mode, size) in enumerate(
+        [("L", (40, 20)), ("RGBA", (8, 8)), ("CMYK", (33, 64)), ("I;16", (50, 50)), ("P", (16, 9))]
+    ):
         suffix = "jpg" if mode == "CMYK" else "png"
         Image.new(mode, size, 77).save(root / "cat" / f"odd{index}.{suffix}")
     turned = Image.new("RGB", (20, 60), "red")
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(root / "cat" / "turned.jpg", exif=exif)
-    assert train_from_data(request(root, tmp_path, "densenet(blocks=1-1,k=4,stem=cifar)"), Silent()).metadata.test_images > 0
+    assert (
+        train_from_data(request(root, tmp_path, "densenet(blocks=1-1,k=4,stem=cifar)"), Silent()).metadata.test_images
+        > 0
+    )
 
 
 def test_a_checkpoint_is_fine_tuned_with_a_head_for_the_data(tmp_path: Path) -> None:

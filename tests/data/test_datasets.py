@@ -139,7 +139,7 @@ def test_classes_must_be_the_networks() -> None:
     images.check_classes(("class 0", "class 1", "class 2"))
     with pytest.raises(DataError, match="data numbers has 3 classes and the network 2"):
         images.check_classes(("0", "1"))
-    with pytest.raises(DataError, match="data numbers has class '0' where the network has '1'; name the class folders"):
+    with pytest.raises(DataError, match="data numbers has class '0' where the network has '1'; name the classes of the data"):
         images.check_classes(("1", "0", "2"))
 
 
@@ -169,3 +169,36 @@ def test_real_imagenet_jpegs_decode(tmp_path: Path) -> None:
     with tarfile.open(SHARED / "data" / "imagenet-sample-100.tar") as archive:
         archive.extractall(tmp_path / "all", filter="data")
     assert images_from_folder(tmp_path).pixels(IMAGENET).shape == (100, 224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "has the heading ''; write image,<class>,<class>,…"),
+        ("name,a\n0.png,1", "has the heading 'name,a'"),
+        ("image,a,a\n0.png,1,1", "has the heading 'image,a,a'"),
+        ("image,a\n0.png,2\n1.png,0", "labels.csv, line 2: '0.png,2'; write the image and 1 of 1, 0 or nothing"),
+        ("image,a\n0.png,1,0\n1.png,0", "labels.csv, line 2: '0.png,1,0'"),
+        ("image,a\n0.png,1\n0.png,0", "labels.csv, line 3: a second line for that picture"),
+        ("image,a\n0.png,1", "1 pictures are in only one of .* and labels.csv: 1.png; give each picture its line"),
+        ("image,a\n0.png,1\n1.png,0\n2.png,1", "1 pictures are in only one of .*: 2.png"),
+        ("image,a\n\xff", "cannot be read as a table"),
+    ],
+)
+def test_a_table_of_answers_that_does_not_fit_is_refused(table: str, message: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "xrays", 2)
+    (tmp_path / "xrays" / "labels.csv").write_bytes(table.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        images_from_folder(tmp_path / "xrays")
+
+
+def test_a_table_of_answers(tmp_path: Path) -> None:
+    write_images(tmp_path / "xrays", 3)
+    (tmp_path / "xrays" / "labels.csv").write_text("image,Mass,Nodule\n2.png,1,0\n0.png, ,1\n1.png,0,0\n")
+    images = images_from_folder(tmp_path / "xrays")
+    assert images.classes == ("Mass", "Nodule")
+    assert images.truth().tolist() == [[-1, 1], [0, 0], [1, 0]]
+    assert images.subset([2, 0]).truth().tolist() == [[1, 0], [-1, 1]]
+    before = images.digest()
+    (tmp_path / "xrays" / "labels.csv").write_text("image,Mass,Nodule\n2.png,1,0\n0.png,1,1\n1.png,0,0\n")
+    assert images_from_folder(tmp_path / "xrays").digest() != before

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dnexport.errors import DataError
-from dnexport.measure.accuracy import accuracy_from_logits, snr_db
+from dnexport.measure.accuracy import accuracy_from_logits, auroc, snr_db
 
 
 def logits(count: int = 200, classes: int = 10, seed: int = 0) -> np.ndarray:
@@ -69,3 +71,16 @@ def test_nan_and_other_shapes_are_refused() -> None:
         accuracy_from_logits(logits(), broken, np.zeros(200, np.int64))
     with pytest.raises(DataError, match="are compared with"):
         accuracy_from_logits(logits(), logits(100), np.zeros(200, np.int64))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0, 1, -1])), min_size=2, max_size=40))
+def test_auroc_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    scores, answers = (np.array(column) for column in zip(*rows, strict=True))
+    known = answers >= 0
+    area = auroc(scores.astype(np.float32), answers)
+    if len(set(answers[known])) < 2:
+        assert area is None
+    else:
+        assert area == pytest.approx(roc_auc_score(answers[known], scores[known]))

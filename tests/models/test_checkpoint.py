@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +151,21 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path, capfd: p
         ):
             state_from_file(tmp_path / name)
     assert "code ran" not in capfd.readouterr().out
+
+
+def test_torchxrayvisions_whole_module_is_refused_with_its_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, module = types.ModuleType("torchxrayvision"), types.ModuleType("torchxrayvision.models")
+    module.DenseNet = type("DenseNet", (torch.nn.Module,), {"__module__": "torchxrayvision.models"})
+    monkeypatch.setitem(sys.modules, "torchxrayvision", package)
+    monkeypatch.setitem(sys.modules, "torchxrayvision.models", module)
+    torch.save(module.DenseNet(), tmp_path / "xrv.pt")
+    with pytest.raises(
+        CheckpointError,
+        match=r"is torchxrayvision's pickled whole module, .*save torchxrayvision\.models\.DenseNet\(weights=NAME\)\.state_dict\(\)",
+    ):
+        state_from_file(tmp_path / "xrv.pt")
 
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"state of the art", b"R", b"\x80\x02}q"])

@@ -112,7 +112,10 @@ def test_a_condensenet_in_training_form_is_deployed_converted(tmp_path: Path) ->
     assert again.arch == found.arch
     assert again.layout == "CondenseNet, converted"
     torch.save(module_from_arch(CONDENSING).state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"cannot be deployed: a group keeps \d+ of its inputs, not \d+: condensing is not over; train it on"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"cannot be deployed: a group keeps \d+ of its inputs, not \d+: condensing is not over; train it on",
+    ):
         recognised_from_file(path).deployed()
 
 

@@ -16,7 +16,9 @@ from tests.data.test_datasets import write_images
 
 def numbered(count: int) -> ImageSet:
     """Pictures whose every pixel is their own number."""
-    return ImageSet("numbered", [np.full((32, 32, 3), i % 256, np.uint8) for i in range(count)], tuple(range(count)), ())
+    return ImageSet(
+        "numbered", [np.full((32, 32, 3), i % 256, np.uint8) for i in range(count)], tuple(range(count)), ()
+    )
 
 
 @settings(max_examples=60, deadline=None)

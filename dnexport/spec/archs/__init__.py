@@ -6,7 +6,8 @@ The arithmetic is checked against the built modules in the tests.
 from dnexport.spec.archs.condensenet import CondenseNetArch
 from dnexport.spec.archs.densenet import DenseNetArch
 from dnexport.spec.archs.dpn import DpnArch
-from dnexport.spec.archs.family import AnyArch, Arch
+from dnexport.spec.archs.family import AnyArch, Arch, FamilyArch, TrainableArch
+from dnexport.spec.archs.module import ModuleArch
 from dnexport.spec.archs.named import NAMED, NamedArch, arch_from_text, named_arch
 from dnexport.spec.archs.peleenet import PeleeNetArch
 
@@ -17,8 +18,11 @@ __all__ = [
     "CondenseNetArch",
     "DenseNetArch",
     "DpnArch",
+    "FamilyArch",
+    "ModuleArch",
     "NamedArch",
     "PeleeNetArch",
+    "TrainableArch",
     "arch_from_text",
     "named_arch",
 ]

@@ -14,7 +14,7 @@ from dnexport.errors import ArchError
 from dnexport.spec.archs.condensenet import CondenseNetArch
 from dnexport.spec.archs.densenet import DenseNetArch
 from dnexport.spec.archs.dpn import DpnArch
-from dnexport.spec.archs.family import FAMILIES, AnyArch
+from dnexport.spec.archs.family import FAMILIES, FamilyArch
 from dnexport.spec.archs.peleenet import PeleeNetArch
 from dnexport.spec.record import nearest, sentence_from_validation_error
 
@@ -24,7 +24,7 @@ _FORM = re.compile(r"(\w+)\((.*)\)")
 class NamedArch(NamedTuple):
     """A published architecture: its record and what its authors measured."""
 
-    arch: AnyArch
+    arch: FamilyArch
     published_top1_error: float | None
     source: str
 
@@ -123,7 +123,7 @@ NAMED: dict[str, NamedArch] = {
 }
 
 
-def arch_from_text(text: str) -> AnyArch:
+def arch_from_text(text: str) -> FamilyArch:
     """A named architecture, or the string form of any; the prefix ``densenet-`` of the CIFAR forms may be left out.
 
     Raises:
@@ -146,7 +146,7 @@ def named_arch(name: str) -> NamedArch:
     return found
 
 
-def _arch_from_form(text: str, family: str, body: str) -> AnyArch:
+def _arch_from_form(text: str, family: str, body: str) -> FamilyArch:
     record = FAMILIES.get(family)
     if record is None:
         raise ArchError(f"arch '{text}' names an unknown family '{family}'", nearest(family, FAMILIES))
@@ -163,6 +163,6 @@ def _arch_from_form(text: str, family: str, body: str) -> AnyArch:
         raise ArchError(f"arch '{text}': {what}", remedy) from exc
 
 
-def _is_tuple(record: type[AnyArch], name: str) -> bool:
+def _is_tuple(record: type[FamilyArch], name: str) -> bool:
     field = record.model_fields.get(name)
     return field is not None and str(field.annotation).startswith("tuple")
