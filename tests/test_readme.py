@@ -24,6 +24,11 @@ ELSEWHERE = {
     "pip install '.[host,gpu]'": "run nowhere: it needs a GPU",
     "pip install '.' onnxruntime": "tests/test_architecture.py imports the device's strata without the host's packages",
     "dnexport build --arch densenet121 --fp16": "tests/build/test_headline.py runs it",
+    "dnexport train --data digits --arch densenet-bc-40-12 --output engines/built/digits.safetensors": "the demo runs it",
+    "dnexport train --data DIR --arch densenet-bc-100-12 --recipe cifar+ --output runs/c10.safetensors --resume": "tests/train/test_loop.py resumes",
+    "dnexport train --data DIR --weights densenet121.pth --new-head --freeze features.conv0 --freeze features.denseblock1": "tests/build/test_training.py fine-tunes, tests/train/test_loop.py freezes",
+    "torchrun --nproc-per-node 2 -m dnexport.cli train --data DIR --arch densenet-bc-40-12 --output runs/two.safetensors": "tests/train/test_loop.py starts two processes",
+    "torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint host0:29400 -m dnexport.cli train --data IMAGENET --arch densenet121 --recipe imagenet --output runs/densenet121.safetensors": "run nowhere: it needs four machines",
 }
 
 
@@ -52,6 +57,13 @@ def test_links_lead_somewhere(name: str, root: Path) -> None:
     folder = (root / name).parent
     for link in re.findall(r"\]\(([^)#]+)\)", (root / name).read_text()):
         assert link.startswith("https://") or (folder / link).exists(), link
+    for page, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (root / name).read_text()):
+        text = ((folder / page) if page else root / name).read_text()
+        headings = {
+            re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-")
+            for line in re.findall(r"^#+ (.*)$", text, flags=re.M)
+        }
+        assert heading in headings, f"{page}#{heading}"
 
 
 def test_every_command_of_the_table_exists(

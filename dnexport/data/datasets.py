@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dnexport.data.binary import Binary, reader_for
 from dnexport.data.images import PixelBatch, Pixels, pixels_from_file, pixels_from_image
 from dnexport.data.workers import mapped
 from dnexport.errors import DataError, TargetUnavailable
@@ -174,14 +175,16 @@ class Splits:
 def splits_from_source(source: str, *, seed: int = 0) -> Splits:
     """Open ``digits`` or a folder.
 
-    A folder holds ``train`` and ``val`` or ``test``, each as `images_from_folder` reads them; any other folder is split
-    80/20 by ``seed``.
+    A folder holds CIFAR or SVHN as `binary` reads them, or ``train`` and ``val`` or ``test``, each as
+    `images_from_folder` reads them; any other folder is split 80/20 by ``seed``.
 
     Raises:
         DataError: no such folder, nothing in it, an empty class, or classes that differ between the parts.
     """
     if source == "digits":
         return digits()
+    if (read := reader_for(Path(source))) is not None:
+        return _from_binary(source, read())
     parts = _parts(Path(source))
     if parts is None:
         split = Splits(*images_from_folder(Path(source)).split(0.2, seed))
@@ -205,6 +208,8 @@ def calibration_images(source: str) -> ImageSet:
     """
     if source == "digits":
         return digits().train
+    if (read := reader_for(Path(source))) is not None:
+        return _from_binary(source, read()).train
     parts = _parts(Path(source))
     return images_from_folder(parts[0] if parts else Path(source))
 
@@ -238,6 +243,14 @@ def images_from_folder(root: Path) -> ImageSet:
     pictures = [path for images in found.values() for path in images]
     labels = tuple(label for label, images in enumerate(found.values()) for _ in images)
     return ImageSet(str(root), pictures, labels, tuple(found))
+
+
+def _from_binary(source: str, found: Binary) -> Splits:
+    train, test = (
+        ImageSet(source, list(part.pixels), tuple(part.labels.tolist()), found.classes)
+        for part in (found.train, found.test)
+    )
+    return Splits(train, test)
 
 
 def _answered(root: Path, pictures: list[Path]) -> ImageSet:

@@ -119,11 +119,11 @@ def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:
     """
     began = time.monotonic()
     check_enough(job.splits.train, job.recipe)
-    fabric = _fabric(job)
+    fabric = fabric_for(job)
     listener = progress if fabric.is_global_zero else Silent()
     listener.start(f"train {job.output.stem} on {len(job.splits.train)} images of {job.splits.train.name}")
     with _deterministic(job.recipe):
-        run = _Run(fabric, job, listener)
+        run = Run(fabric, job, listener)
         if job.state_path.exists():
             if not resume:
                 raise UsageError(
@@ -143,7 +143,7 @@ def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:
     return Trained(job.output, metadata, tuple(run.history), seconds)
 
 
-class _Run:
+class Run:
     """A training under way: modules, optimizer and history."""
 
     def __init__(self, fabric: Fabric, job: Job, progress: Progress) -> None:
@@ -193,20 +193,12 @@ class _Run:
     def train_epoch(self) -> None:
         """One pass over the training part; a test, where one is due; then the state, the log and the curves."""
         began = time.monotonic()
-        # Dropout's numbers, too, follow from seed and epoch.
-        seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.fabric.global_rank])
-        torch.manual_seed(int(seeds.generate_state(1)[0]))
-        self._set_training()
-        self._condense()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)  # loss, right, images
-        batches = self.loader.epoch(self.epoch)
-        rate = 0.0
-        for step in range(self.loader.steps):
-            rate = self._step(step, batches, totals)
+        totals, rate = self._zeros(), 0.0
+        for step, used in enumerate(self.steps(totals)):
+            rate = used
             self._report(step, totals, began)
         self._synchronise_statistics()
-        totals = self._reduced(totals, "sum")
-        loss, right, images = (float(value) for value in totals)
+        loss, right, images = self._reduced(totals, "sum").tolist()
         seconds = time.monotonic() - began
         due = (self.epoch + 1) % self.recipe.test_every == 0 or self.epoch + 1 == self.recipe.epochs
         self.history.append(
@@ -223,6 +215,25 @@ class _Run:
         if self.fabric.is_global_zero:
             self._save()
         self.fabric.barrier()
+
+    def steps(self, totals: Tensor | None = None) -> Iterator[float]:
+        """The next epoch's updates of the weights, one by one; each gives the learning rate that it used.
+
+        Args:
+            totals: summed loss, right answers and images of this process are added to it.
+        """
+        totals = self._zeros() if totals is None else totals
+        # Dropout's numbers, too, follow from seed and epoch.
+        seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.fabric.global_rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+        self._set_training()
+        self._condense()
+        batches = self.loader.epoch(self.epoch)
+        for step in range(self.loader.steps):
+            yield self._step(step, batches, totals)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
 
     def metadata(self) -> CheckpointMetadata:
         """What the checkpoint will say of itself."""
@@ -370,7 +381,7 @@ class _Run:
         return self.fabric._precision.scaler  # type: ignore[attr-defined]  # Fabric offers no public way to it
 
 
-def _fabric(job: Job) -> Fabric:
+def fabric_for(job: Job) -> Fabric:
     """As many processes as ``torchrun`` started; one without it."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -79,6 +79,13 @@ def test_a_table_of_answers_gives_an_auroc_a_class(chexnet: Path, tmp_path: Path
 
 def test_a_network_that_names_one_class_takes_no_table_of_answers(tmp_path: Path) -> None:
     data = answered(tmp_path / "xrays", [f"class {index}" for index in range(10)])
-    chosen = Recipe(name="r", arch="densenet-bc-40-12", weights="random", data=str(data), precision="fp32", targets=("onnxruntime:cpu",))
+    chosen = Recipe(
+        name="r",
+        arch="densenet-bc-40-12",
+        weights="random",
+        data=str(data),
+        precision="fp32",
+        targets=("onnxruntime:cpu",),
+    )
     with pytest.raises(DataError, match="answers several questions an image and the network names one class"):
         build(chosen, tmp_path / "bundle", Silent(), bench=False)

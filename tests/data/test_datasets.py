@@ -139,7 +139,9 @@ def test_classes_must_be_the_networks() -> None:
     images.check_classes(("class 0", "class 1", "class 2"))
     with pytest.raises(DataError, match="data numbers has 3 classes and the network 2"):
         images.check_classes(("0", "1"))
-    with pytest.raises(DataError, match="data numbers has class '0' where the network has '1'; name the classes of the data"):
+    with pytest.raises(
+        DataError, match="data numbers has class '0' where the network has '1'; name the classes of the data"
+    ):
         images.check_classes(("1", "0", "2"))
 
 
