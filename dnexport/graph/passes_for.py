@@ -4,6 +4,7 @@ from dnexport.graph.cast_float16 import CastFloat16
 from dnexport.graph.contract import Pass
 from dnexport.graph.fold_batchnorm import FoldBatchNorm
 from dnexport.graph.nonzero_bias import NonzeroBias
+from dnexport.graph.pad_groups import PadGroups
 from dnexport.graph.pool_before_conv import PoolBeforeConv
 from dnexport.graph.unit_batchnorm import UnitBatchNorm
 from dnexport.spec.precision import Precision
@@ -18,10 +19,11 @@ def canonical_passes() -> tuple[Pass, ...]:
 def passes_for(precision: Precision, target: Target) -> tuple[Pass, ...]:
     """The lowering: from the canonical graph (with Q/DQ for INT8) to the typed graph of a target.
 
-    CPU runtimes choose their own arithmetic, so they get the FP32 body; OpenVINO also gets `NonzeroBias`.
+    CPU runtimes choose their own arithmetic, so they get the FP32 body; OpenVINO also gets what its
+    defects need.
     """
     if target.device == "cuda":
         return () if precision is Precision.FP32 else (UnitBatchNorm(), CastFloat16())
     if target.runtime == "openvino" and precision is Precision.INT8:
-        return (NonzeroBias(),)
+        return (NonzeroBias(), PadGroups())
     return ()

@@ -49,6 +49,14 @@ def set_array(value: ir.Value, array: np.ndarray) -> None:
     value.dtype = tensor.dtype
 
 
+def set_channels(value: ir.Value, axis: int, channels: int) -> None:
+    """Correct one dimension of a value's known shape."""
+    if value.shape is not None:
+        dimensions = list(value.shape)
+        dimensions[axis] = channels
+        value.shape = ir.Shape(dimensions)
+
+
 def name_of(value: ir.Value | None) -> str:
     """The name of a value that must have one.
 

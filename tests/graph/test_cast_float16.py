@@ -53,7 +53,7 @@ def test_a_scale_that_underflows_is_refused() -> None:
         ("int8", "tensorrt-rtx:sm86", ["unit_batchnorm", "cast_float16"]),
         ("fp16", "onnxruntime:cuda", ["unit_batchnorm", "cast_float16"]),
         ("fp16", "openvino:cpu", []),
-        ("int8", "openvino:cpu", ["nonzero_bias"]),
+        ("int8", "openvino:cpu", ["nonzero_bias", "pad_groups"]),
         ("int8", "onnxruntime:cpu", []),
     ],
 )
