@@ -95,7 +95,7 @@ class Network(Record):
         arch: the network.
         arch_name: its name, where it has one.
         preprocess: pinned.
-        assumed: fields of ``preprocess`` that neither a flag nor the checkpoint stated.
+        assumed: fields of ``preprocess``, and of ``arch``, that neither a flag nor the checkpoint stated.
         class_names: one a class.
         multi_label: each class is a question of its own (a sigmoid each), not one of several.
     """
@@ -192,6 +192,7 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         return _foreign_network(recipe, source)
     metadata: CheckpointMetadata | None = None
     multi_label = False
+    untold: tuple[str, ...] = ()
     if source.file is None:
         arch: AnyArch = arch_from_text(recipe.arch or "")
         if recipe.classes is not None:
@@ -207,7 +208,7 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
                 f"checkpoint {source.file} has {found.arch.classes} classes where {recipe.classes} are asked for",
                 "add --new-head to replace its classifier",
             )
-        arch, metadata, multi_label = found.arch, found.metadata, found.multi_label
+        arch, metadata, multi_label, untold = found.arch, found.metadata, found.multi_label, found.assumed
     names = metadata.class_names if metadata and not source.new_head else ()
     arch_name = recipe.arch or (metadata.arch_name if metadata else None)
     preprocess, assumed = _preprocess(recipe.preprocess, metadata.preprocess if metadata else None, arch)
@@ -215,7 +216,7 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
         arch=arch,
         arch_name=arch_name,
         preprocess=preprocess,
-        assumed=assumed,
+        assumed=(*untold, *assumed),
         class_names=_class_names(recipe, names, arch),
         multi_label=multi_label,
     )

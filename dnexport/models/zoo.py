@@ -56,6 +56,7 @@ class Recognised:
         arch: what network it is of.
         aside: keys that belong to the file but not to the network, with what they are.
         multi_label: its network answers several questions at once, a sigmoid each.
+        assumed: what neither keys nor shapes nor the caller told of the network.
         metadata: what a checkpoint of ours says of itself.
     """
 
@@ -64,6 +65,7 @@ class Recognised:
     arch: FamilyArch
     aside: tuple[str, ...] = ()
     multi_label: bool = False
+    assumed: tuple[str, ...] = ()
     metadata: CheckpointMetadata | None = None
 
     def deployed(self) -> "Recognised":
@@ -117,7 +119,17 @@ def recognised_from_file(path: Path, arch: FamilyArch | None = None, *, new_head
         aside += tuple(f"{key}: replaced by a new head" for key in state if key.startswith(_HEAD))
         state = {key: value for key, value in state.items() if not key.startswith(_HEAD)} | fresh
     fill(module, state, origin)
-    return Recognised(layout.name, module.eval(), found, aside, layout.multi_label and new_head is None, metadata)
+    # A stride leaves no trace in the weights; the other families have one stem, or stems of different kernels.
+    assumed = ("stem",) if isinstance(found, CondenseNetArch) and arch is None and metadata is None else ()
+    return Recognised(
+        layout.name,
+        module.eval(),
+        found,
+        aside=aside,
+        multi_label=layout.multi_label and new_head is None,
+        assumed=assumed,
+        metadata=metadata,
+    )
 
 
 def module_from_file(path: Path, arch: FamilyArch, *, new_head: bool = False) -> nn.Module:

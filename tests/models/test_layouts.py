@@ -184,6 +184,8 @@ def test_a_layout_is_strict_both_ways(name: str, tmp_path: Path) -> None:
 def test_the_users_word_goes_before_what_shapes_do_not_show(tmp_path: Path) -> None:
     path = save(reference(CONDENSED).state_dict(), tmp_path / "w.pt")
     assert recognised_from_file(path).arch.stem == "cifar"
+    assert recognised_from_file(path).assumed == ("stem",)
+    assert recognised_from_file(path, FAMILY["condensenet"]).assumed == ()
     assert recognised_from_file(path, FAMILY["condensenet"]).arch == FAMILY["condensenet"]
 
 
