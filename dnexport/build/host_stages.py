@@ -51,7 +51,8 @@ def context_from_recipe(recipe: Recipe, cache: Path, progress: Progress) -> Cont
     stages = Stages(cache, progress)
     source = source_from_recipe(recipe, progress)
     network = _load(recipe, source, stages)
-    needs_images = recipe.precision is Precision.INT8 and recipe.calibration_table is None
+    without = recipe.calibration_table is not None and not recipe.quantization.needs_images
+    needs_images = recipe.precision is Precision.INT8 and not without
     data = data_from_recipe(
         recipe, network.preprocess, network.class_names, calibrate=needs_images, multi_label=network.multi_label
     )
@@ -168,23 +169,29 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
     if content.synthetic:
         context.progress.warn("INT8 is calibrated on SYNTHETIC images: latency means something, accuracy does not")
 
-    def make(folder: Path) -> None:
-        from dnexport.graph.contract import apply, model_from_path, save_model
-        from dnexport.graph.insert_qdq import InsertQdq
+    options, images, network = context.recipe.quantization, context.data.calibration, context.network
 
-        check_disjoint(content, context.data.test, context.network.preprocess)
-        check_table(content, (graph / "digest").read_text(encoding="utf-8"), context.network.preprocess)
+    def make(folder: Path) -> None:
+        from dnexport.calibrate.quantize import quantized
+        from dnexport.graph.contract import model_from_path, save_model
+
+        check_disjoint(content, context.data.test, network.preprocess)
+        check_table(content, (graph / "digest").read_text(encoding="utf-8"), network.preprocess)
         model = model_from_path(graph / MODEL)
-        apply((InsertQdq(content),), model)
+        applied = quantized(model, content, options, images, network.preprocess, context.progress)
         save_model(model, folder / MODEL)
+        rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
+        (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     inputs = {
         "graph": stage_key(graph),
         "table": content.content_digest(),
         "test": context.data.test.digest(),
-        "preprocess": context.network.preprocess.content_digest(),
+        "preprocess": network.preprocess.content_digest(),
+        "options": options.content_digest(),
+        "images": images.digest() if images is not None and options.needs_images else None,
     }
-    return context.stages.run("quantize", 1, inputs, make)
+    return context.stages.run("quantize", 2, inputs, make)
 
 
 def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:

@@ -12,13 +12,15 @@ Scales are rounded up to values that FP16 holds exactly, so that a lowering to a
 weight's code.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
 from dnexport.errors import GraphError
 from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of
-from dnexport.spec.quantization import INT8_MAX, CalibrationTable
+from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
 
 def quantization_points(model: ir.Model) -> tuple[str, ...]:
@@ -28,12 +30,19 @@ def quantization_points(model: ir.Model) -> tuple[str, ...]:
 
 
 class InsertQdq:
-    """Quantize every convolution by the ranges of a calibration table."""
+    """Quantize every convolution by the ranges of a calibration table.
+
+    Args:
+        table: ranges of this very graph.
+        codes: int8 weights by the name of the convolution's output, for the scales of `quantized_weight`; where there
+            are none, weights are rounded to the nearest.
+    """
 
     name = "insert_qdq"
 
-    def __init__(self, table: CalibrationTable) -> None:
+    def __init__(self, table: CalibrationTable, codes: Mapping[str, np.ndarray] | None = None) -> None:
         self.table = table
+        self.codes = codes or {}
 
     def __call__(self, model: ir.Model) -> PassResult:
         if any(node.op_type == "QuantizeLinear" for node in model.graph):
@@ -51,7 +60,7 @@ class InsertQdq:
             if activation not in quantized:
                 quantized[activation] = self._quantized_activation(model, conv)
             conv.replace_input_with(0, quantized[activation])
-            conv.replace_input_with(1, _quantized_weight(model, conv, weight))
+            conv.replace_input_with(1, self._quantized_weight(model, conv, weight))
             model.graph.initializers.pop(weight_name)
             modified = True
         return PassResult(model, modified, tuple(reasons))
@@ -62,13 +71,28 @@ class InsertQdq:
         assert x is not None
         if name not in self.table.ranges:
             raise GraphError(f"the calibration table has no range for '{name}'", "calibrate this very graph again")
-        scale = add_initializer(model, f"{name}_scale", float16_ceiling(np.float32(self.table.ranges[name].scale)))
+        scale = add_initializer(model, f"{name}_scale", np.float32(activation_scale(self.table.ranges[name])))
         zero = add_initializer(model, f"{name}_zero_point", np.zeros((), np.int8))
         quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}_dequantize")
         _describe(quantize.outputs[0], f"{name}_quantized", ir.DataType.INT8, x.shape)
         _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, x.shape)
         model.graph.insert_before(conv, [quantize, dequantize])
+        return dequantize.outputs[0]
+
+    def _quantized_weight(self, model: ir.Model, conv: ir.Node, weight: np.ndarray) -> ir.Value:
+        name = name_of(conv.inputs[1])
+        if f"{name}_quantized" in model.graph.initializers:
+            raise GraphError(f"weight '{name}' is shared by two convolutions", "export it again with a weight for each")
+        nearest, scale = quantized_weight(weight)
+        inputs = [
+            add_initializer(model, f"{name}_quantized", self.codes.get(name_of(conv.outputs[0]), nearest)),
+            add_initializer(model, f"{name}_scale", scale),
+            add_initializer(model, f"{name}_zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        dequantize = ir.node("DequantizeLinear", inputs, attributes={"axis": 0}, name=f"{name}_dequantize")
+        _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, ir.Shape(weight.shape))
+        model.graph.insert_before(conv, dequantize)
         return dequantize.outputs[0]
 
 
@@ -80,23 +104,17 @@ def float16_ceiling(values: np.ndarray | np.floating) -> np.ndarray:
     return np.where(too_small, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
 
 
-def _quantized_weight(model: ir.Model, conv: ir.Node, weight: np.ndarray) -> ir.Value:
-    value = conv.inputs[1]
-    name = name_of(value)
-    if f"{name}_quantized" in model.graph.initializers:
-        raise GraphError(f"weight '{name}' is shared by two convolutions", "export it again with a weight for each")
+def activation_scale(seen: Range) -> float:
+    """The scale of a tensor with that range, as it is written into the graph."""
+    return float(float16_ceiling(np.float32(seen.scale)))
+
+
+def quantized_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest codes, int8 of the weight's shape, and scales, float32 [outputs]."""
     largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
     scale = float16_ceiling(np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32))
     codes = np.clip(np.round(weight / scale[:, None, None, None]), -INT8_MAX, INT8_MAX).astype(np.int8)
-    inputs = [
-        add_initializer(model, f"{name}_quantized", codes),
-        add_initializer(model, f"{name}_scale", scale),
-        add_initializer(model, f"{name}_zero_point", np.zeros(len(scale), np.int8)),
-    ]
-    dequantize = ir.node("DequantizeLinear", inputs, attributes={"axis": 0}, name=f"{name}_dequantize")
-    _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, ir.Shape(weight.shape))
-    model.graph.insert_before(conv, dequantize)
-    return dequantize.outputs[0]
+    return codes, scale
 
 
 def _describe(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:

@@ -15,6 +15,7 @@ from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of, replace_constant, set_channels
 
 _WHOLE = 64
+_THROUGH = ("DequantizeLinear", "QuantizeLinear", "Sub", "Relu", "BatchNormalization", "Gather")
 
 
 class PadGroups:
@@ -82,13 +83,15 @@ def _gather(model: ir.Model, conv: ir.Node, index: np.ndarray, name: str) -> Non
 
 
 def _chain(conv: ir.Node) -> list[ir.Node]:
-    """What a convolution alone reads through, last first: DQ, Q, then ReLU, norm and gather where they are."""
+    """What a convolution alone reads through, last first: DQ, Q, then centre, ReLU, norm and gather where they are."""
     chain: list[ir.Node] = []
     node = conv
-    for operators in (("DequantizeLinear",), ("QuantizeLinear",), ("Relu",), ("BatchNormalization",), ("Gather",)):
+    while not chain or chain[-1].op_type != "Gather":
         value = node.inputs[0]
         producer = value.producer() if value is not None else None
-        if value is None or producer is None or producer.op_type not in operators or len(value.uses()) != 1:
+        if value is None or producer is None or producer.op_type not in _THROUGH or len(value.uses()) != 1:
+            break
+        if producer.op_type == "Sub" and not _is_scalar(producer.inputs[1]):
             break
         if producer.op_type == "Gather" and (
             producer.attributes.get_int("axis", 0) != 1 or constant_array(producer.inputs[1]) is None
@@ -102,3 +105,8 @@ def _chain(conv: ir.Node) -> list[ir.Node]:
     if chain and chain[-1].op_type == "Gather":
         return chain
     return quantized if len(quantized) == 2 else []
+
+
+def _is_scalar(value: ir.Value | None) -> bool:
+    array = constant_array(value)
+    return array is not None and array.size == 1

@@ -27,6 +27,26 @@ class CalibrationSet(Record):
     observer: ObserverName = "minmax"
 
 
+class Quantization(Record):
+    """How the network is quantized, given its ranges; the effect of each is in docs/quantization.md.
+
+    Attributes:
+        centre: subtract the middle of its range from what a convolution reads (`graph.centre_activations`).
+        rounding: of the weights: ``gptq`` lets the errors of a sum compensate each other (`calibrate.rounding`),
+            ``nearest`` does not.
+        correct_bias: put the mean error of each convolution into its bias (`graph.correct_bias`).
+    """
+
+    centre: bool = True
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    correct_bias: bool = True
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at activations, not only at their ranges."""
+        return self.rounding == "gptq" or self.correct_bias
+
+
 class Range(Record):
     """The smallest and largest value seen of one tensor."""
 

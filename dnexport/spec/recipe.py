@@ -13,7 +13,7 @@ from dnexport.errors import DnexportError, RecipeError
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Channels, Interpolation
 from dnexport.spec.profile import Profile
-from dnexport.spec.quantization import CalibrationSet
+from dnexport.spec.quantization import CalibrationSet, Quantization
 from dnexport.spec.record import Record, field_names, nearest, sentence_from_validation_error
 from dnexport.spec.target import Target
 from dnexport.spec.training import TRAINING_RECIPES, TrainingRecipe
@@ -79,6 +79,7 @@ class Recipe(Record):
         preprocess: what the checkpoint does not say.
         calibration: the images that calibrate INT8.
         calibration_table: a table made before by ``dnexport calibrate``, instead of calibrating.
+        quantization: what INT8 does beyond ranges.
         bench: how latency is measured.
     """
 
@@ -97,6 +98,7 @@ class Recipe(Record):
     preprocess: PreprocessChoice = PreprocessChoice()
     calibration: CalibrationSet = CalibrationSet()
     calibration_table: str | None = None
+    quantization: Quantization = Quantization()
     bench: Bench = Bench()
 
     @field_validator("batch")

@@ -203,8 +203,7 @@ def test_two_processes_come_to_the_weights_of_two_accumulations(tmp_path: Path) 
         "train", "--data", str(tmp_path / "data"), "--arch", "densenet(blocks=2-2,k=4,init=8,stem=cifar)", "--recipe", "short",
         "--epochs", "2", "--batch", "8", "--precision", "fp32", "--accelerator", "cpu", "--workers", "0", "--ema", "0",
     ]  # fmt: skip
-    run = {
-        "check": True,
+    run: dict[str, Any] = {
         "capture_output": True,
         "text": True,
         "env": {**os.environ, "OMP_NUM_THREADS": "1"},

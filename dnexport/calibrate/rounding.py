@@ -1,0 +1,195 @@
+"""Round weights to int8 so that the errors of a convolution's taps compensate each other on real activations.
+
+Nearest rounding minimises the error of each weight; what counts is the error of their sum. GPTQ (Frantar et al. 2023,
+after Hassibi, Stork 1993) rounds a column of W at a time and lets the columns that are left take up its error along the
+inverse of the activations' covariance H:
+
+    q_i = round(W_i / s),   W_j ← W_j − (W_i − s·q_i) · [H⁻¹]_ij / [H⁻¹]_ii      for j > i
+
+What remains of the mean error goes into the bias:
+
+    b ← b + W · mean(x) − Ŵ · mean(x̂)        x̂ the quantized activations
+
+One pass over the images: each convolution's inputs are looked at on a sample of positions, and only sums are kept.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from dnexport.data.images import InputPart
+from dnexport.errors import DataError
+from dnexport.graph.centre_activations import centring
+from dnexport.graph.contract import INPUT
+from dnexport.graph.insert_qdq import activation_scale, quantized_weight
+from dnexport.graph.values import constant_array, name_of
+from dnexport.runtimes.onnxruntime import float_session
+from dnexport.spec.quantization import INT8_MAX, CalibrationTable
+
+_SAMPLES_PER_TAP = 8
+_LEAST_POSITIONS = 32
+_DAMPING = 0.01  # of the mean variance, as in GPTQ: a covariance of few samples has directions without any
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A convolution's weights and what its bias needs.
+
+    Attributes:
+        codes: int8, of the weight's shape.
+        bias: float32 [outputs], to be added to the bias.
+    """
+
+    codes: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass
+class _Seen:
+    """Sums over what one convolution reads."""
+
+    conv: ir.Node
+    weight: np.ndarray
+    scale: float
+    centre: float
+    covariance: np.ndarray
+    total: np.ndarray
+    total_quantized: np.ndarray
+    count: int = 0
+    kernel: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kernel = (self.weight.shape[2], self.weight.shape[3])
+
+
+def rounded_weights(
+    model: ir.Model,
+    table: CalibrationTable,
+    images: Iterator[InputPart],
+    count: int,
+    *,
+    centre: bool,
+    compensate: bool,
+    tick: Callable[[int], None],
+) -> dict[str, Rounded]:
+    """Codes and bias corrections of all convolutions that the table quantizes, by the name of their output.
+
+    Args:
+        model: the float graph that will be quantized.
+        table: ranges of its tensors.
+        images: preprocessed; taken one by one, whatever their batches.
+        count: of the images.
+        centre: activations will be centred (`graph.centre_activations`).
+        compensate: round as GPTQ does; else to the nearest code.
+        tick: told the number of images that are done.
+
+    Raises:
+        DataError: an activation is not finite.
+    """
+    seen = [_seen(conv, table, centre) for conv in model.graph if conv.op_type == "Conv" and _quantized(conv, table)]
+    for done, image in enumerate(_singly(model, seen, images), start=1):
+        for index, each in enumerate(seen):
+            _look(each, image[name_of(each.conv.inputs[0])], count, np.random.default_rng([index, done]))
+        tick(done)
+    return {name_of(each.conv.outputs[0]): _rounded(each, compensate) for each in seen}
+
+
+def _quantized(conv: ir.Node, table: CalibrationTable) -> bool:
+    return constant_array(conv.inputs[1]) is not None and name_of(conv.inputs[0]) in table.ranges
+
+
+def _seen(conv: ir.Node, table: CalibrationTable, centre: bool) -> _Seen:
+    weight = constant_array(conv.inputs[1])
+    assert weight is not None
+    groups, taps = conv.attributes.get_int("group", 1), int(np.prod(weight.shape[1:]))
+    zeros = np.zeros((groups, taps), np.float64)
+    covariance = np.zeros((groups, taps, taps), np.float32)
+    found = table.ranges[name_of(conv.inputs[0])]
+    middle, scale = centring(found) if centre else (0.0, activation_scale(found))
+    return _Seen(conv, weight, scale, middle, covariance, zeros, zeros.copy())
+
+
+def _singly(model: ir.Model, seen: list[_Seen], images: Iterator[InputPart]) -> Iterator[dict[str, np.ndarray]]:
+    """The activations of one image after the other: all tensors of one are what fits into memory."""
+    names = list(dict.fromkeys(name_of(each.conv.inputs[0]) for each in seen))
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    proto = ir.to_proto(model)
+    taps = [name for name in names if name != INPUT]
+    proto.graph.output.extend(ir.serde.serialize_value(values[name]) for name in taps)
+    session = float_session(proto.SerializeToString())
+    for batch in images:
+        for image in batch:
+            found = dict(zip(taps, session.run(taps, {INPUT: image[None]}), strict=True))
+            yield {**found, INPUT: image[None]}
+
+
+def _look(each: _Seen, x: np.ndarray, images: int, generator: np.random.Generator) -> None:
+    if not np.isfinite(x).all():
+        raise DataError(
+            f"activation '{name_of(each.conv.inputs[0])}' is not finite on the calibration images",
+            "check the weights and the images",
+        )
+    groups, taps = each.total.shape
+    wanted = max(_LEAST_POSITIONS, -(-_SAMPLES_PER_TAP * taps // images))
+    codes = np.clip(np.round((x[0] - np.float32(each.centre)) / each.scale), -INT8_MAX - 1, INT8_MAX)
+    held = (codes * each.scale + each.centre).astype(np.float32)
+    # Padding is zero on either side: centring puts back what the border lacks.
+    both = _patches(each, np.concatenate([x[0], held]), wanted, generator)
+    patches, quantized = both.reshape(2, groups, taps, -1)
+    each.covariance += quantized @ quantized.transpose(0, 2, 1)
+    each.total += patches.sum(axis=2)
+    each.total_quantized += quantized.sum(axis=2)
+    each.count += patches.shape[2]
+
+
+def _patches(each: _Seen, x: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
+    """What a convolution multiplies with its weights at some of its positions: [channels · taps, positions]."""
+    attributes = each.conv.attributes
+    top, left, bottom, right = attributes.get_ints("pads", [0, 0, 0, 0])
+    stride, dilation = attributes.get_ints("strides", [1, 1]), attributes.get_ints("dilations", [1, 1])
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    reach = [(k - 1) * d + 1 for k, d in zip(each.kernel, dilation, strict=True)]
+    height, width = ((padded.shape[i + 1] - reach[i]) // stride[i] + 1 for i in (0, 1))
+    chosen = generator.permutation(height * width)[:wanted]
+    rows, columns = chosen // width * stride[0], chosen % width * stride[1]
+    taps = [
+        padded[:, rows + i * dilation[0], columns + j * dilation[1]]
+        for i in range(each.kernel[0])
+        for j in range(each.kernel[1])
+    ]
+    return np.stack(taps, axis=1).reshape(-1, len(chosen))
+
+
+def _rounded(each: _Seen, compensate: bool) -> Rounded:
+    codes, scale = quantized_weight(each.weight)
+    groups, taps = each.total.shape
+    mean, mean_quantized = each.total / each.count, each.total_quantized / each.count
+    weight = each.weight.reshape(groups, -1, taps).astype(np.float64)
+    scales = scale.reshape(groups, -1).astype(np.float64)
+    if compensate:
+        centred = each.covariance / each.count - mean_quantized[:, :, None] * mean_quantized[:, None, :]
+        grouped = [_compensated(weight[g], centred[g], scales[g]) for g in range(groups)]
+        codes = np.stack(grouped).reshape(each.weight.shape).astype(np.int8)
+    held = codes.reshape(groups, -1, taps) * scales[:, :, None]
+    bias = np.einsum("got,gt->go", weight, mean) - np.einsum("got,gt->go", held, mean_quantized)
+    return Rounded(codes, bias.reshape(-1).astype(np.float32))
+
+
+def _compensated(weight: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Codes of [outputs, taps] weights, the taps of greatest variance first."""
+    variance = covariance.diagonal()
+    order = np.argsort(-variance, kind="stable")
+    damped = covariance[np.ix_(order, order)].astype(np.float64)
+    damped += np.eye(len(order)) * (_DAMPING * max(float(variance.mean()), 1e-12))
+    # The upper Cholesky factor U of H⁻¹: row i of U over U_ii is row i of the inverse of what is left of H at step i.
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left, codes = weight[:, order].copy(), np.zeros_like(weight)
+    for i in range(len(order)):
+        codes[:, i] = np.clip(np.round(left[:, i] / scale), -INT8_MAX, INT8_MAX)
+        error = (left[:, i] - codes[:, i] * scale) / upper[i, i]
+        left[:, i:] -= error[:, None] * upper[i, i:]
+    result = np.zeros_like(codes)
+    result[:, order] = codes
+    return result
