@@ -59,8 +59,8 @@ def quantized(
     passes: list[Pass] = [InsertQdq(table, {name: each.codes for name, each in rounded.items()})]
     if options.correct_bias:
         passes.append(CorrectBias({name: each.bias for name, each in rounded.items()}))
-    if options.centre:
-        passes.append(CentreActivations(table))
+    if options.centre != "none":
+        passes.append(CentreActivations(table, padded=options.centre == "all"))
     return apply(passes, model)
 
 

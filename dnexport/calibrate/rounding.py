@@ -21,12 +21,12 @@ import onnx_ir as ir
 
 from dnexport.data.images import InputPart
 from dnexport.errors import DataError
-from dnexport.graph.centre_activations import centring
+from dnexport.graph.centre_activations import centring, is_padded
 from dnexport.graph.contract import INPUT
 from dnexport.graph.insert_qdq import activation_scale, quantized_weight
 from dnexport.graph.values import constant_array, name_of
 from dnexport.runtimes.onnxruntime import float_session
-from dnexport.spec.quantization import INT8_MAX, CalibrationTable
+from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Centring
 
 _SAMPLES_PER_TAP = 8
 _LEAST_POSITIONS = 32
@@ -70,7 +70,7 @@ def rounded_weights(
     images: Iterator[InputPart],
     count: int,
     *,
-    centre: bool,
+    centre: Centring,
     compensate: bool,
     tick: Callable[[int], None],
 ) -> dict[str, Rounded]:
@@ -81,7 +81,7 @@ def rounded_weights(
         table: ranges of its tensors.
         images: preprocessed; taken one by one, whatever their batches.
         count: of the images.
-        centre: activations will be centred (`graph.centre_activations`).
+        centre: which activations will be centred (`graph.centre_activations`).
         compensate: round as GPTQ does; else to the nearest code.
         tick: told the number of images that are done.
 
@@ -100,15 +100,21 @@ def _quantized(conv: ir.Node, table: CalibrationTable) -> bool:
     return constant_array(conv.inputs[1]) is not None and name_of(conv.inputs[0]) in table.ranges
 
 
-def _seen(conv: ir.Node, table: CalibrationTable, centre: bool) -> _Seen:
+def _seen(conv: ir.Node, table: CalibrationTable, centre: Centring) -> _Seen:
     weight = constant_array(conv.inputs[1])
     assert weight is not None
     groups, taps = conv.attributes.get_int("group", 1), int(np.prod(weight.shape[1:]))
     zeros = np.zeros((groups, taps), np.float64)
     covariance = np.zeros((groups, taps, taps), np.float32)
     found = table.ranges[name_of(conv.inputs[0])]
-    middle, scale = centring(found) if centre else (0.0, activation_scale(found))
+    centred = centre == "all" or (centre == "pointwise" and not _read_with_padding(conv.inputs[0]))
+    middle, scale = centring(found) if centred else (0.0, activation_scale(found))
     return _Seen(conv, weight, scale, middle, covariance, zeros, zeros.copy())
+
+
+def _read_with_padding(value: ir.Value | None) -> bool:
+    readers = [use.node for use in value.uses()] if value is not None else []
+    return any(node.op_type == "Conv" and is_padded(node) for node in readers)
 
 
 def _singly(model: ir.Model, seen: list[_Seen], images: Iterator[InputPart]) -> Iterator[dict[str, np.ndarray]]:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
 from dnexport.graph.insert_qdq import activation_scale
-from dnexport.graph.values import add_initializer, constant_array, name_of, set_array
+from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, set_array
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
 _WORTH = 1.25  # of the scale, below which a tensor is left as it is
@@ -35,6 +35,11 @@ def centring(seen: Range) -> tuple[float, float]:
     return round((seen.lo + seen.hi) / 2 / scale) * scale, scale
 
 
+def is_padded(conv: ir.Node) -> bool:
+    """Whether a convolution reads beyond its input."""
+    return any(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
+
+
 class CentreActivations:
     """Subtract the middle of its range from what is quantized, and put it back behind each convolution.
 
@@ -42,12 +47,14 @@ class CentreActivations:
 
     Args:
         table: ranges of the graph before it was quantized.
+        padded: also for convolutions with padding, whose pictures cost OpenVINO more than they win.
     """
 
     name = "centre_activations"
 
-    def __init__(self, table: CalibrationTable) -> None:
+    def __init__(self, table: CalibrationTable, *, padded: bool = True) -> None:
         self.table = table
+        self.padded = padded
 
     def __call__(self, model: ir.Model) -> PassResult:
         reasons: list[str] = []
@@ -61,6 +68,8 @@ class CentreActivations:
                 continue
             readers = [use.node for use in quantize.outputs[0].uses()]
             convs = [use.node for reader in readers for use in reader.outputs[0].uses()]
+            if not self.padded and any(is_padded(conv) for conv in convs):
+                continue
             constants = [_convolved_constant(conv, centre) for conv in convs]
             obstacle = next((c for c in constants if isinstance(c, str)), None)
             if obstacle is not None:
@@ -79,8 +88,7 @@ def _convolved_constant(conv: ir.Node, centre: float) -> np.ndarray | str:
     weight = _dequantized(conv.inputs[1]) if conv.op_type == "Conv" and len(conv.inputs) > 1 else None
     if weight is None:
         return f"{conv.name} is not a convolution of int8 weights"
-    pads = list(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
-    if not any(pads):
+    if not is_padded(conv):
         total: np.ndarray = weight.sum(axis=(1, 2, 3)) * centre
         return total.astype(np.float32).reshape(1, -1, 1, 1)
     source, target = conv.inputs[0], conv.outputs[0]
@@ -120,7 +128,7 @@ def _subtract(model: ir.Model, quantize: ir.Node, centre: float, scale: float) -
     x = quantize.inputs[0]
     assert x is not None
     name = name_of(x)
-    middle = add_initializer(model, f"{name}_centre", np.float32(centre).reshape(()))
+    middle = add_initializer(model, f"{name}_centre", np.asarray(centre, np.float32))
     subtract = ir.node("Sub", [x, middle], name=f"{name}_subtract_centre")
     subtract.outputs[0].name = f"{name}_centred"
     subtract.outputs[0].type, subtract.outputs[0].shape = x.type, x.shape
@@ -128,20 +136,14 @@ def _subtract(model: ir.Model, quantize: ir.Node, centre: float, scale: float) -
     quantize.replace_input_with(0, subtract.outputs[0])
     held = quantize.inputs[1]
     assert held is not None
-    set_array(held, np.float32(scale).reshape(()))
+    set_array(held, np.asarray(scale, np.float32))
 
 
 def _put_back(model: ir.Model, conv: ir.Node, constant: np.ndarray) -> None:
     output = conv.outputs[0]
     name = name_of(output)
     if constant.shape[2:] == (1, 1) or np.ptp(constant, axis=(2, 3)).max() == 0:
-        bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-        flat = constant[0, :, 0, 0]
-        value = add_initializer(
-            model, f"{name}_centred_bias", flat if bias is None else (bias + flat).astype(np.float32)
-        )
-        conv.resize_inputs(3)
-        conv.replace_input_with(2, value)
+        add_to_bias(model, conv, f"{name}_centred_bias", constant[0, :, 0, 0])
         return
     picture = add_initializer(model, f"{name}_centre_picture", constant)
     add = ir.node("Add", [output, picture], name=f"{name}_add_centre")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
-from dnexport.graph.values import add_initializer, constant_array, name_of
+from dnexport.graph.values import add_to_bias, name_of
 
 
 class CorrectBias:
@@ -31,10 +31,6 @@ class CorrectBias:
             name = name_of(conv.outputs[0])
             if name not in self.corrections:
                 continue
-            bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-            correction = self.corrections[name]
-            total = correction if bias is None else (bias + correction).astype(np.float32)
-            conv.resize_inputs(3)
-            conv.replace_input_with(2, add_initializer(model, f"{name}_corrected_bias", total))
+            add_to_bias(model, conv, f"{name}_corrected_bias", self.corrections[name])
             modified = True
         return PassResult(model, modified)

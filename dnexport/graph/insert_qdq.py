@@ -22,6 +22,8 @@ from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
+_LEAST_FLOAT16 = 2.0**-24
+
 
 def quantization_points(model: ir.Model) -> tuple[str, ...]:
     """Names of the activations that `InsertQdq` quantizes, and that calibration therefore observes."""
@@ -71,7 +73,9 @@ class InsertQdq:
         assert x is not None
         if name not in self.table.ranges:
             raise GraphError(f"the calibration table has no range for '{name}'", "calibrate this very graph again")
-        scale = add_initializer(model, f"{name}_scale", np.float32(activation_scale(self.table.ranges[name])))
+        scale = add_initializer(
+            model, f"{name}_scale", np.asarray(activation_scale(self.table.ranges[name]), np.float32)
+        )
         zero = add_initializer(model, f"{name}_zero_point", np.zeros((), np.int8))
         quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}_dequantize")
@@ -106,7 +110,7 @@ def float16_ceiling(values: np.ndarray | np.floating) -> np.ndarray:
 
 def activation_scale(seen: Range) -> float:
     """The scale of a tensor with that range, as it is written into the graph."""
-    return float(float16_ceiling(np.float32(seen.scale)))
+    return float(float16_ceiling(np.float32(max(seen.scale, _LEAST_FLOAT16))))
 
 
 def quantized_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,16 @@ def replace_constant(model: ir.Model, node: ir.Node, index: int, name: str, arra
         model.graph.initializers.pop(old.name)
 
 
+def add_to_bias(model: ir.Model, conv: ir.Node, name: str, values: np.ndarray) -> None:
+    """Let a convolution add ``values``, [outputs], to what it adds already."""
+    bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    if bias is None:
+        conv.resize_inputs(3)
+        conv.replace_input_with(2, add_initializer(model, name, values))
+    else:
+        replace_constant(model, conv, 2, name, (bias + values).astype(np.float32))
+
+
 def set_array(value: ir.Value, array: np.ndarray) -> None:
     """Give a constant a new content, with its type and shape."""
     tensor = ir.tensor(array, name=value.name)

@@ -8,6 +8,8 @@ from dnexport.spec.record import Record
 
 ObserverName = Literal["minmax"]
 
+Centring = Literal["all", "pointwise", "none"]
+
 INT8_MAX = 127
 
 
@@ -31,13 +33,14 @@ class Quantization(Record):
     """How the network is quantized, given its ranges; the effect of each is in docs/quantization.md.
 
     Attributes:
-        centre: subtract the middle of its range from what a convolution reads (`graph.centre_activations`).
+        centre: subtract the middle of its range from what convolutions read (`graph.centre_activations`): of ``all``,
+            of those without padding (``pointwise``: the 1×1), or of ``none``.
         rounding: of the weights: ``gptq`` lets the errors of a sum compensate each other (`calibrate.rounding`),
             ``nearest`` does not.
         correct_bias: put the mean error of each convolution into its bias (`graph.correct_bias`).
     """
 
-    centre: bool = True
+    centre: Centring = "pointwise"
     rounding: Literal["gptq", "nearest"] = "gptq"
     correct_bias: bool = True
 
