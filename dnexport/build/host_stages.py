@@ -155,8 +155,9 @@ def calibrate(context: Context, graph: Path) -> Path:
         "images": drawn.digest(),
         "preprocess": context.network.preprocess.content_digest(),
         "observer": context.recipe.calibration.observer,
+        "percentile": context.recipe.calibration.percentile,
     }
-    return context.stages.run("calibrate", 1, inputs, make)
+    return context.stages.run("calibrate", 2, inputs, make)
 
 
 def quantize(context: Context, graph: Path, table: Path) -> Path:

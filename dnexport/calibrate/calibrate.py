@@ -1,24 +1,30 @@
 """From images to the calibration table of a graph: ranges with their provenance."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dnexport.calibrate.collect import ranges_from_batches
+import numpy as np
+
+from dnexport.calibrate.collect import histograms_from_batches, ranges_from_batches
+from dnexport.calibrate.observers import MinMax, narrowed
 from dnexport.data.datasets import ImageSet, digest_from_pixels
-from dnexport.data.images import PixelBatch, input_from_pixels
+from dnexport.data.images import InputBatch, PixelBatch, input_from_pixels
 from dnexport.errors import DataError
 from dnexport.graph.contract import model_digest, model_from_path
 from dnexport.graph.insert_qdq import quantization_points
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
-from dnexport.spec.quantization import CalibrationSet, CalibrationTable
+from dnexport.spec.quantization import CalibrationSet, CalibrationTable, Convergence
 
 _BATCH = 8
+_CHECKPOINTS = 16
 
 
 def table_from_images(
     graph: Path, images: ImageSet, preprocess: Preprocess, calibration_set: CalibrationSet, progress: Progress
 ) -> CalibrationTable:
-    """Calibrate the canonical graph on images already drawn.
+    """Calibrate the canonical graph on images already drawn: one pass for ranges, another one for histograms.
 
     Raises:
         DataError: no images, one that cannot be decoded, or activations that are not finite.
@@ -27,21 +33,47 @@ def table_from_images(
         raise DataError(f"the calibration set of {images.name} is empty", "give --calibration-data DIR with images")
     model = model_from_path(graph)
     digest, tensors = model_digest(model), quantization_points(model)
+    passes = 1 if calibration_set.observer == "minmax" else 2
     seen: list[str] = []
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.advance(done, passes * len(images))
 
     def batch_seen(pixels: PixelBatch) -> PixelBatch:
         seen.extend(digest_from_pixels(image) for image in pixels)
         return pixels
 
-    inputs = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
-    ranges = ranges_from_batches(
-        model, tensors, inputs, calibration_set.observer, lambda _: progress.advance(len(seen), len(images))
-    )
+    first = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
+    observers = ranges_from_batches(model, tensors, first, tick)
+    ranges = {tensor: observer.range(tensor) for tensor, observer in observers.items()}
+    if calibration_set.observer != "minmax":
+        histograms = histograms_from_batches(model_from_path(graph), ranges, _inputs(images, preprocess), tick)
+        ranges = {tensor: narrowed(histogram, calibration_set) for tensor, histogram in histograms.items()}
+    names = images.classes if images.answers is None else ()
+    counts = Counter(label for label in images.labels if label >= 0)
     return CalibrationTable(
         calibration_set=calibration_set,
         image_digests=tuple(seen),
         graph_digest=digest,
         preprocess_digest=preprocess.content_digest(),
         synthetic=images.name == "synthetic",
+        coverage={name: counts[index] for index, name in enumerate(names)},
+        convergence=_convergence(observers),
         ranges=ranges,
     )
+
+
+def _inputs(images: ImageSet, preprocess: Preprocess) -> Iterator[InputBatch]:
+    return (input_from_pixels(pixels, preprocess) for pixels in images.batches(preprocess, _BATCH))
+
+
+def _convergence(observers: Mapping[str, MinMax]) -> tuple[Convergence, ...]:
+    """How far the scales of all that was seen are from those of fewer images."""
+    scales = np.array([observer.scales for observer in observers.values()])
+    final = np.where(scales[:, -1:] > 0, scales[:, -1:], 1.0)
+    moves = np.abs(1 - scales / final).max(axis=0)
+    images = np.unique(np.linspace(1, scales.shape[1], _CHECKPOINTS).round().astype(int))
+    return tuple(Convergence(images=int(count), largest_move=float(moves[count - 1])) for count in images)

@@ -1,49 +1,45 @@
-"""Run a graph over images and show each observer its tensor.
+"""Run a graph over images and look at its tensors.
 
-The reductions run inside of the graph: two scalars an image and tensor come out, not the tensor. Keeping every tensor
-of densenet121 would cost 175 MB an image.
+The ranges are reduced inside of the graph: two scalars an image and tensor come out, not the tensor. Where tensors
+themselves are needed, one image's are held at a time; all of densenet121's take 175 MB an image.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from dnexport.calibrate.observers import observer
+from dnexport.calibrate.observers import Histogram, MinMax
 from dnexport.data.images import InputPart
 from dnexport.errors import GraphError
 from dnexport.graph.contract import INPUT
 from dnexport.graph.values import add_initializer
 from dnexport.runtimes.onnxruntime import float_session
-from dnexport.spec.quantization import ObserverName, Range
+from dnexport.spec.quantization import Range
 
 if TYPE_CHECKING:
     import onnxruntime
 
+Tick = Callable[[int], None]
+
 
 def ranges_from_batches(
-    model: ir.Model,
-    tensors: Sequence[str],
-    batches: Iterable[InputPart],
-    name: ObserverName,
-    tick: Callable[[int], None],
-) -> dict[str, Range]:
-    """Ranges of ``tensors`` over ``batches``.
+    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart], tick: Tick
+) -> dict[str, MinMax]:
+    """The ranges of ``tensors`` over ``batches``, and how they grew.
 
     Args:
         model: float graph; changed by this function, pass a copy.
         tensors: names of values in the graph.
         batches: float32 inputs.
-        name: of the observer.
         tick: told the number of images after each batch.
 
     Raises:
         GraphError: a tensor is not in the graph.
-        DataError: a tensor is not finite.
     """
     session = _tapped_session(model, tensors)
-    observers = {tensor: observer(name) for tensor in tensors}
+    observers = {tensor: MinMax() for tensor in tensors}
     for images in batches:
         extremes = session.run(
             [f"tap{i}_{end}" for i in range(len(tensors)) for end in ("low", "high")], {INPUT: images}
@@ -51,17 +47,53 @@ def ranges_from_batches(
         for index, tensor in enumerate(tensors):
             observers[tensor].update(extremes[2 * index], extremes[2 * index + 1])
         tick(len(images))
-    return {tensor: observers[tensor].range(tensor) for tensor in tensors}
+    return observers
+
+
+def histograms_from_batches(
+    model: ir.Model, ranges: Mapping[str, Range], batches: Iterable[InputPart], tick: Tick
+) -> dict[str, Histogram]:
+    """Histograms of tensors over their ranges."""
+    histograms = {tensor: Histogram(seen) for tensor, seen in ranges.items()}
+    for found in activations(model, list(ranges), batches):
+        for tensor, histogram in histograms.items():
+            histogram.update(found[tensor])
+        tick(1)
+    return histograms
+
+
+def activations(
+    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The named tensors of one image after the other, each [1, …].
+
+    Raises:
+        GraphError: a tensor is not in the graph.
+    """
+    values = _values(model, tensors)
+    taps = [name for name in dict.fromkeys(tensors) if name != INPUT]
+    proto = ir.to_proto(model)
+    proto.graph.output.extend(ir.serde.serialize_value(values[name]) for name in taps)
+    session = float_session(proto.SerializeToString())
+    for batch in batches:
+        for image in batch:
+            found = dict(zip(taps, session.run(taps, {INPUT: image[None]}), strict=True))
+            yield {**found, INPUT: image[None]}
+
+
+def _values(model: ir.Model, tensors: Sequence[str]) -> dict[str | None, ir.Value]:
+    graph = model.graph
+    values = {value.name: value for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
+    if (absent := next((tensor for tensor in tensors if tensor not in values), None)) is not None:
+        raise GraphError(f"the graph has no tensor '{absent}'", "calibrate this very graph again")
+    return values
 
 
 def _tapped_session(model: ir.Model, tensors: Sequence[str]) -> "onnxruntime.InferenceSession":
     """The graph with a ReduceMin and a ReduceMax over all axes but the batch for each tensor."""
-    graph = model.graph
-    values = {value.name: value for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
+    graph, values = model.graph, _values(model, tensors)
     axes = add_initializer(model, "tap_axes", np.array([1, 2, 3], np.int64))
     for index, tensor in enumerate(tensors):
-        if tensor not in values:
-            raise GraphError(f"the graph has no tensor '{tensor}'", "calibrate this very graph again")
         for operator, end in (("ReduceMin", "low"), ("ReduceMax", "high")):
             node = ir.node(operator, [values[tensor], axes], attributes={"keepdims": 0}, name=f"tap{index}_{end}")
             node.outputs[0].name = f"tap{index}_{end}"

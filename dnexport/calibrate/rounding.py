@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from dnexport.calibrate.collect import activations
 from dnexport.data.images import InputPart
 from dnexport.errors import DataError
 from dnexport.graph.centre_activations import centring, is_padded
-from dnexport.graph.contract import INPUT
 from dnexport.graph.insert_qdq import activation_scale, quantized_weight
 from dnexport.graph.values import constant_array, name_of
-from dnexport.runtimes.onnxruntime import float_session
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Centring
 
 _SAMPLES_PER_TAP = 8
@@ -89,7 +88,8 @@ def rounded_weights(
         DataError: an activation is not finite.
     """
     seen = [_seen(conv, table, centre) for conv in model.graph if conv.op_type == "Conv" and _quantized(conv, table)]
-    for done, image in enumerate(_singly(model, seen, images), start=1):
+    names = [name_of(each.conv.inputs[0]) for each in seen]
+    for done, image in enumerate(activations(model, names, images), start=1):
         for index, each in enumerate(seen):
             _look(each, image[name_of(each.conv.inputs[0])], count, np.random.default_rng([index, done]))
         tick(done)
@@ -115,20 +115,6 @@ def _seen(conv: ir.Node, table: CalibrationTable, centre: Centring) -> _Seen:
 def _read_with_padding(value: ir.Value | None) -> bool:
     readers = [use.node for use in value.uses()] if value is not None else []
     return any(node.op_type == "Conv" and is_padded(node) for node in readers)
-
-
-def _singly(model: ir.Model, seen: list[_Seen], images: Iterator[InputPart]) -> Iterator[dict[str, np.ndarray]]:
-    """The activations of one image after the other: all tensors of one are what fits into memory."""
-    names = list(dict.fromkeys(name_of(each.conv.inputs[0]) for each in seen))
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    proto = ir.to_proto(model)
-    taps = [name for name in names if name != INPUT]
-    proto.graph.output.extend(ir.serde.serialize_value(values[name]) for name in taps)
-    session = float_session(proto.SerializeToString())
-    for batch in images:
-        for image in batch:
-            found = dict(zip(taps, session.run(taps, {INPUT: image[None]}), strict=True))
-            yield {**found, INPUT: image[None]}
 
 
 def _look(each: _Seen, x: np.ndarray, images: int, generator: np.random.Generator) -> None:

@@ -40,10 +40,24 @@ def calibrate(
         resolved = flags.recipe_from_flags(recipe, values, suffix="calibration")
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import calibration_table
+        from dnexport.calibrate.table import table_from_path
         from dnexport.spec.record import write_atomically
 
-        table = calibration_table(resolved, cache_folder(Path("engines/built") / resolved.name), view)
+        made = calibration_table(resolved, cache_folder(Path("engines/built") / resolved.name), view)
         destination = output or Path("calibration/tables") / f"{resolved.name}.json"
-        write_atomically(destination, table.read_bytes())
-        view.document({"table": str(destination.resolve())})
+        write_atomically(destination, made.read_bytes())
+        table = table_from_path(made)
+        settled = table.settled()
+        view.document({"table": str(destination.resolve()), "images": len(table.image_digests), "settled": settled})
+        view.say(
+            f"{len(table.image_digests)} images, {len(table.ranges)} tensors; "
+            + (
+                f"after {settled} images no scale moved by 1 % any more"
+                if settled
+                else "the scales still moved by 1 % with the last images: give more"
+            )
+        )
+        if table.coverage and min(table.coverage.values()) == 0:
+            absent = [name for name, count in table.coverage.items() if count == 0]
+            view.warn(f"no image of {len(absent)} of {len(table.coverage)} classes was seen: {', '.join(absent[:5])}")
         view.say(f"table  {destination.resolve()}")

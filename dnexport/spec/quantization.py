@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from dnexport.spec.record import Record
 
-ObserverName = Literal["minmax"]
+ObserverName = Literal["minmax", "percentile", "entropy", "mse"]
 
 Centring = Literal["all", "pointwise", "none"]
 
@@ -20,13 +20,15 @@ class CalibrationSet(Record):
         data: ``digits``, a folder, or ``synthetic``; None takes the build's own training part.
         count: number of images, drawn evenly over the classes.
         seed: of the draw.
-        observer: how ranges are derived from batches.
+        observer: how ranges are derived from what is seen (`calibrate.observers`).
+        percentile: of ``percentile``: this share of the values, in per cent, is not clipped.
     """
 
     data: str | None = None
     count: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0)
     observer: ObserverName = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)
 
 
 class Quantization(Record):
@@ -68,6 +70,18 @@ class Range(Record):
         return max(abs(self.lo), abs(self.hi)) / INT8_MAX or 1.0
 
 
+class Convergence(Record):
+    """How near the scales were to their final values.
+
+    Attributes:
+        images: seen so far.
+        largest_move: the greatest |1 − scale/final| over all tensors, before anything is clipped.
+    """
+
+    images: int
+    largest_move: float
+
+
 class CalibrationTable(Record):
     """Ranges by tensor name, and where they come from.
 
@@ -77,6 +91,8 @@ class CalibrationTable(Record):
         graph_digest: of the graph whose tensors these are.
         preprocess_digest: of the preprocessing that made the images.
         synthetic: no real image was seen; scales from such a table prove nothing about accuracy.
+        coverage: images of each class, where classes are known.
+        convergence: after growing numbers of images.
         ranges: by tensor name.
     """
 
@@ -85,4 +101,12 @@ class CalibrationTable(Record):
     graph_digest: str
     preprocess_digest: str
     synthetic: bool
+    coverage: dict[str, int] = Field(default_factory=dict)
+    convergence: tuple[Convergence, ...] = ()
     ranges: dict[str, Range]
+
+    def settled(self, share: float = 0.01) -> int | None:
+        """After how many images the scales moved by less than ``share`` until the end; None if only at the end."""
+        late = [point.images for point in self.convergence if point.largest_move >= share]
+        later = [point.images for point in self.convergence if not late or point.images > late[-1]]
+        return later[0] if later and later[0] < self.convergence[-1].images else None

@@ -6,7 +6,6 @@ import pytest
 
 from dnexport.calibrate.calibrate import table_from_images
 from dnexport.calibrate.collect import ranges_from_batches
-from dnexport.calibrate.observers import MinMax
 from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import input_from_pixels
@@ -14,7 +13,7 @@ from dnexport.errors import DataError, GraphError
 from dnexport.graph.contract import model_digest, model_from_path
 from dnexport.graph.insert_qdq import quantization_points
 from dnexport.spec.progress import Silent
-from dnexport.spec.quantization import CalibrationSet, CalibrationTable
+from dnexport.spec.quantization import CalibrationSet, CalibrationTable, Convergence, ObserverName
 from tests.networks import TINY_PREPROCESS, tiny_pixels
 
 
@@ -27,9 +26,8 @@ def test_ranges_are_those_of_the_tensors(tiny_graph: Path) -> None:
     images = input_from_pixels(tiny_pixels(10, seed=4), TINY_PREPROCESS)
     model = model_from_path(tiny_graph)
     tensors = quantization_points(model)
-    found = ranges_from_batches(
-        model_from_path(tiny_graph), tensors, [images[:3], images[3:]], "minmax", lambda _: None
-    )
+    seen = ranges_from_batches(model_from_path(tiny_graph), tensors, [images[:3], images[3:]], lambda _: None)
+    found = {tensor: observer.range(tensor) for tensor, observer in seen.items()}
 
     import onnxruntime
 
@@ -48,8 +46,8 @@ def test_batch_size_and_order_do_not_matter(tiny_graph: Path) -> None:
     tensors = quantization_points(model_from_path(tiny_graph))
 
     def ranges(batches: list[np.ndarray]) -> dict[str, tuple[float, float]]:
-        found = ranges_from_batches(model_from_path(tiny_graph), tensors, batches, "minmax", lambda _: None)
-        return {name: (r.lo, r.hi) for name, r in found.items()}
+        found = ranges_from_batches(model_from_path(tiny_graph), tensors, batches, lambda _: None)
+        return {name: (o.range(name).lo, o.range(name).hi) for name, o in found.items()}
 
     whole, parts = ranges([images]), ranges([images[8:], images[4:8], images[:4]])
     for name in tensors:
@@ -73,19 +71,6 @@ def test_a_table_of_another_graph_or_preprocessing_is_refused(tiny_graph: Path) 
         check_table(table, digest, TINY_PREPROCESS.model_copy(update={"interpolation": "bicubic"}))
 
 
-def test_nan_activations_are_refused() -> None:
-    seen = MinMax()
-    seen.update(np.array([0, np.nan], np.float32), np.array([1, 2], np.float32))
-    seen.update(np.array([0], np.float32), np.array([1], np.float32))
-    with pytest.raises(DataError, match="activation 'relu' is not finite on the calibration images"):
-        seen.range("relu")
-
-
-def test_an_observer_that_saw_nothing_is_refused() -> None:
-    with pytest.raises(DataError, match="not finite"):
-        MinMax().range("x")
-
-
 def test_no_images_are_refused(tiny_graph: Path) -> None:
     with pytest.raises(DataError, match="the calibration set of none is empty"):
         table_from_images(tiny_graph, ImageSet("none", [], (), ()), TINY_PREPROCESS, CalibrationSet(), Silent())
@@ -93,7 +78,7 @@ def test_no_images_are_refused(tiny_graph: Path) -> None:
 
 def test_a_tensor_that_is_not_there_is_refused(tiny_graph: Path) -> None:
     with pytest.raises(GraphError, match="the graph has no tensor 'nowhere'"):
-        ranges_from_batches(model_from_path(tiny_graph), ["nowhere"], [], "minmax", lambda _: None)
+        ranges_from_batches(model_from_path(tiny_graph), ["nowhere"], [], lambda _: None)
 
 
 @pytest.mark.parametrize("content", ["{}", "not json"])
@@ -103,3 +88,43 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, content: str) -> N
         table_from_path(tmp_path / "t.json")
     with pytest.raises(DataError, match="cannot be read"):
         table_from_path(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("observer", ["percentile", "entropy", "mse"])
+def test_other_observers_narrow_the_ranges(observer: ObserverName, tiny_graph: Path) -> None:
+    images = synthetic(12, TINY_PREPROCESS)
+    how = CalibrationSet(observer=observer, percentile=95)
+    wide, found = (
+        table_from_images(tiny_graph, images, TINY_PREPROCESS, chosen, Silent()) for chosen in (CalibrationSet(), how)
+    )
+    assert set(found.ranges) == set(wide.ranges)
+    assert all(found.ranges[t].scale <= wide.ranges[t].scale * 1.001 for t in wide.ranges)
+    if observer != "entropy":
+        assert any(found.ranges[t].scale < wide.ranges[t].scale * 0.99 for t in wide.ranges)
+
+
+def test_a_table_knows_its_classes_and_when_it_settled(tiny_graph: Path) -> None:
+    plain = synthetic(40, TINY_PREPROCESS)
+    images = ImageSet("two", plain.pictures, tuple(i % 4 // 3 for i in range(40)), ("most", "some", "none"))
+    table = table_from_images(tiny_graph, images, TINY_PREPROCESS, CalibrationSet(), Silent())
+    assert table.coverage == {"most": 30, "some": 10, "none": 0}
+    counts = [point.images for point in table.convergence]
+    moves = [point.largest_move for point in table.convergence]
+    assert (counts[0], counts[-1], moves[-1]) == (1, 40, 0)
+    assert moves == sorted(moves, reverse=True)
+    assert moves[0] > 0.01
+    settled = table.settled()
+    assert settled is None or moves[counts.index(settled)] < 0.01
+
+
+def test_settled_is_the_first_count_after_the_last_large_move() -> None:
+    def table(*moves: float) -> int | None:
+        points = tuple(Convergence(images=10 * (i + 1), largest_move=move) for i, move in enumerate(moves))
+        return CalibrationTable(
+            calibration_set=CalibrationSet(), image_digests=(), graph_digest="", preprocess_digest="", synthetic=True,
+            convergence=points, ranges={},
+        ).settled()  # fmt: skip
+
+    assert table(0.5, 0.2, 0.005, 0) == 30
+    assert table(0.5, 0.2, 0.05, 0) is None
+    assert table(0.001, 0) == 10
