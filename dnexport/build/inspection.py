@@ -1,10 +1,10 @@
 """What a checkpoint is, as ``dnexport inspect`` says it."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from dnexport.build.network import Source, network_from_source
-from dnexport.errors import CheckpointError
 from dnexport.models.zoo import recognised_from_file
 from dnexport.spec.archs import NAMED, FamilyArch
 from dnexport.spec.recipe import Recipe
@@ -17,8 +17,6 @@ def inspection(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: unreadable, of no known layout, or not strictly filling a network.
     """
-    if path.is_file() and path.suffix == ".onnx":
-        raise CheckpointError(f"{path} is an ONNX graph, not a checkpoint", "give the weights it was exported from")
     found = recognised_from_file(path)
     network = network_from_source(Recipe(name="inspected", weights=str(path)), Source("file", path))
     metadata = found.metadata
@@ -39,6 +37,26 @@ def inspection(path: Path) -> dict[str, Any]:
         "assumed": list(network.assumed),
         "class_names": list(metadata.class_names) if metadata else None,
         "test_top1": metadata.test_top1 if metadata else None,
+    }
+
+
+def graph_inspection(path: Path) -> dict[str, Any]:
+    """What an ONNX graph holds, and what in it will hurt in INT8 or on TensorRT.
+
+    Raises:
+        GraphError: missing, or not an ONNX model.
+    """
+    from dnexport.graph.contract import model_from_path
+    from dnexport.graph.inspect import findings
+
+    model = model_from_path(path)
+    counts = Counter(node.op_type for node in model.graph)
+    return {
+        "file": str(path),
+        "digest": digest_from_file(path),
+        "opset": model.opset_imports.get("", 0),
+        "operators": dict(counts.most_common()),
+        "findings": [finding._asdict() for finding in findings(model)],
     }
 
 

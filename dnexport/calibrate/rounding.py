@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from scipy.linalg.lapack import dtrtri
 
 from dnexport.calibrate.collect import activations
 from dnexport.data.images import InputPart
@@ -27,8 +28,9 @@ from dnexport.graph.insert_qdq import activation_scale, quantized_weight
 from dnexport.graph.values import constant_array, name_of
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Centring
 
-_SAMPLES_PER_TAP = 8
+_SAMPLES_PER_TAP = 4
 _LEAST_POSITIONS = 32
+_BLOCK = 64  # columns whose errors reach the rest in one product
 _DAMPING = 0.01  # of the mean variance, as in GPTQ: a covariance of few samples has directions without any
 
 
@@ -125,11 +127,10 @@ def _look(each: _Seen, x: np.ndarray, images: int, generator: np.random.Generato
         )
     groups, taps = each.total.shape
     wanted = max(_LEAST_POSITIONS, -(-_SAMPLES_PER_TAP * taps // images))
-    codes = np.clip(np.round((x[0] - np.float32(each.centre)) / each.scale), -INT8_MAX - 1, INT8_MAX)
-    held = (codes * each.scale + each.centre).astype(np.float32)
-    # Padding is zero on either side: centring puts back what the border lacks.
-    both = _patches(each, np.concatenate([x[0], held]), wanted, generator)
-    patches, quantized = both.reshape(2, groups, taps, -1)
+    patches = _patches(each, x[0], wanted, generator).reshape(groups, taps, -1)
+    # Padding is zero on either side: 0 is a code, and centring puts back what the border lacks.
+    codes = np.clip(np.round((patches - np.float32(each.centre)) / np.float32(each.scale)), -INT8_MAX - 1, INT8_MAX)
+    quantized = codes * np.float32(each.scale) + np.float32(each.centre)
     each.covariance += quantized @ quantized.transpose(0, 2, 1)
     each.total += patches.sum(axis=2)
     each.total_quantized += quantized.sum(axis=2)
@@ -175,13 +176,19 @@ def _compensated(weight: np.ndarray, covariance: np.ndarray, scale: np.ndarray) 
     order = np.argsort(-variance, kind="stable")
     damped = covariance[np.ix_(order, order)].astype(np.float64)
     damped += np.eye(len(order)) * (_DAMPING * max(float(variance.mean()), 1e-12))
-    # The upper Cholesky factor U of H⁻¹: row i of U over U_ii is row i of the inverse of what is left of H at step i.
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    # U, upper triangular with H⁻¹ = UᵀU: row i of U over U_ii is row i of the inverse of what is left of H at step i.
+    # It is the inverse of the factor in H = F·Fᵀ with F upper triangular, which is cholesky's on the reversed order.
+    factor = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    upper, _ = dtrtri(factor)
     left, codes = weight[:, order].copy(), np.zeros_like(weight)
-    for i in range(len(order)):
-        codes[:, i] = np.clip(np.round(left[:, i] / scale), -INT8_MAX, INT8_MAX)
-        error = (left[:, i] - codes[:, i] * scale) / upper[i, i]
-        left[:, i:] -= error[:, None] * upper[i, i:]
+    for first in range(0, len(order), _BLOCK):
+        last = min(first + _BLOCK, len(order))
+        errors = np.empty((len(weight), last - first))
+        for i in range(first, last):
+            codes[:, i] = np.clip(np.round(left[:, i] / scale), -INT8_MAX, INT8_MAX)
+            errors[:, i - first] = (left[:, i] - codes[:, i] * scale) / upper[i, i]
+            left[:, i:last] -= errors[:, i - first, None] * upper[i, i:last]
+        left[:, last:] -= errors @ upper[first:last, last:]
     result = np.zeros_like(codes)
     result[:, order] = codes
     return result

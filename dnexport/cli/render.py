@@ -48,6 +48,20 @@ def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
             view.say(f"{name:<11} {text}")
 
 
+def show_graph_inspection(view: Terminal, found: dict[str, Any]) -> None:
+    """What will hurt: a paragraph each."""
+    operators = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
+    view.say(f"opset {found['opset']}: {operators}")
+    for finding in found["findings"]:
+        where = ", ".join(finding["where"][:3])
+        more = f" and {len(finding['where']) - 3} more" if len(finding["where"]) > 3 else ""
+        view.say(f"\n{finding['rule']}: {where}{more}")
+        view.say(f"  {finding['why']}")
+        view.say(f"  {finding['remedy']}")
+    if not found["findings"]:
+        view.say("nothing here is known to hurt in INT8 or on TensorRT")
+
+
 def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:
     """Percentiles, throughput and speed-up of each target, and what makes them weak."""
     rows = [
