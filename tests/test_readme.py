@@ -27,6 +27,7 @@ ELSEWHERE = {
     "dnexport train --data digits --arch densenet-bc-40-12 --output engines/built/digits.safetensors": "the demo runs it",
     "dnexport train --data DIR --arch densenet-bc-100-12 --recipe cifar+ --output runs/c10.safetensors --resume": "tests/train/test_loop.py resumes",
     "dnexport train --data DIR --weights densenet121.pth --new-head --freeze features.conv0 --freeze features.denseblock1": "tests/build/test_training.py fine-tunes, tests/train/test_loop.py freezes",
+    "dnexport inspect model.onnx": "tests/graph/test_inspect.py runs it",
     "torchrun --nproc-per-node 2 -m dnexport.cli train --data DIR --arch densenet-bc-40-12 --output runs/two.safetensors": "tests/train/test_loop.py starts two processes",
     "torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint host0:29400 -m dnexport.cli train --data IMAGENET --arch densenet121 --recipe imagenet --output runs/densenet121.safetensors": "run nowhere: it needs four machines",
 }

@@ -19,13 +19,14 @@ from dnexport.errors import RecipeError
 from dnexport.runtimes.arrays import available_threads
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress
-from dnexport.spec.quantization import CalibrationTable
+from dnexport.spec.quantization import CalibrationTable, QuantizationPlan
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import digest_from_file
 
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 TABLE = "calibration.json"
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -171,16 +172,30 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         context.progress.warn("INT8 is calibrated on SYNTHETIC images: latency means something, accuracy does not")
 
     options, images, network = context.recipe.quantization, context.data.calibration, context.network
+    tuning = context.data.tuning
+    plan_file = Path(options.plan) if options.plan is not None else None
 
     def make(folder: Path) -> None:
-        from dnexport.calibrate.quantize import quantized
+        from dnexport.calibrate.quantize import quantize, rounded_from_images
+        from dnexport.calibrate.sensitivity import Tuning, plan_from_path, plan_within_budget, plan_without_budget
         from dnexport.graph.contract import model_from_path, save_model
 
         check_disjoint(content, context.data.test, network.preprocess)
         check_table(content, (graph / "digest").read_text(encoding="utf-8"), network.preprocess)
-        model = model_from_path(graph / MODEL)
-        applied = quantized(model, content, options, images, network.preprocess, context.progress)
+        source = graph / MODEL
+        rounded = rounded_from_images(source, content, options, images, network.preprocess, context.progress)
+        if plan_file is not None:
+            plan = plan_from_path(plan_file, source, content)
+        elif tuning is not None:
+            seen = input_from_pixels(tuning.pixels(network.preprocess), network.preprocess)
+            known = Tuning(seen, np.asarray(tuning.labels, np.int64))
+            plan = plan_within_budget(source, content, options, rounded, known, context.progress.advance)
+        else:
+            plan = plan_without_budget(source, content)
+        model = model_from_path(source)
+        applied = quantize(model, content, options, rounded, plan.kept)
         save_model(model, folder / MODEL)
+        (folder / PLAN).write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
         rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
         (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
@@ -190,9 +205,17 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         "test": context.data.test.digest(),
         "preprocess": network.preprocess.content_digest(),
         "options": options.content_digest(),
+        "plan": digest_from_file(plan_file) if plan_file is not None and plan_file.is_file() else None,
         "images": images.digest() if images is not None and options.needs_images else None,
+        "tuning": tuning.digest() if tuning is not None else None,
     }
-    return context.stages.run("quantize", 2, inputs, make)
+    folder = context.stages.run("quantize", 2, inputs, make)
+    plan = QuantizationPlan.model_validate_json((folder / PLAN).read_bytes())
+    if plan.kept:
+        context.progress.warn(
+            f"{len(plan.kept)} of {len(plan.layers)} convolutions stay in float; the bundle's {PLAN} says which and why"
+        )
+    return folder
 
 
 def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:

@@ -14,6 +14,7 @@ import numpy as np
 from dnexport.build.host_stages import (
     GOLDEN,
     MODEL,
+    PLAN,
     TABLE,
     Context,
     cache_folder,
@@ -157,6 +158,7 @@ def _pack(
         shutil.copyfile(referenced / GOLDEN, folder / GOLDEN)
         if table is not None:
             shutil.copyfile(table, folder / TABLE)
+            shutil.copyfile(model / PLAN, folder / PLAN)
         for outcome in outcomes:
             place(outcome, folder)
         manifest = _manifest(context, outcomes, referenced, table, warnings)
@@ -210,7 +212,8 @@ def _manifest(
 def _resolved(context: Context, outcomes: Sequence[TargetOutcome]) -> Recipe:
     """The recipe without questions: which weights ``auto`` found, which targets it chose."""
     source = context.source
-    weights = str(source.file) if source.file else f"random:{source.seed}"
+    unnamed = "auto" if source.kind == "factory" else f"random:{source.seed}"
+    weights = str(source.file) if source.file else unnamed
     targets = tuple(outcome.report.target for outcome in outcomes)
     return context.recipe.model_copy(update={"weights": weights, "targets": targets})
 

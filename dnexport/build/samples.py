@@ -19,10 +19,12 @@ class BuildData:
 
     Attributes:
         calibration: drawn from the training part; None where INT8 was not asked for.
+        tuning: drawn behind it, where a budget decides which layers stay in float.
         test: compared with PyTorch and with labels.
     """
 
     calibration: ImageSet | None
+    tuning: ImageSet | None
     test: ImageSet
 
 
@@ -39,8 +41,10 @@ def data_from_recipe(
     if splits is not None:
         splits.test.check_classes(names, multi_label=multi_label)
     test = splits.test if splits else synthetic(SYNTHETIC_SAMPLES, preprocess, seed=1)
-    calibration = _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else None
-    return BuildData(calibration, test)
+    calibration, tuning = (
+        _calibration(recipe, splits.train if splits else None, preprocess) if calibrate else (None,) * 2
+    )
+    return BuildData(calibration, tuning, test)
 
 
 def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:
@@ -62,10 +66,12 @@ def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preproce
         raise DataError(f"{shared} of {len(test)} test images were used for calibration", "keep the two apart")
 
 
-def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess) -> ImageSet:
-    wanted = recipe.calibration
+def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess) -> tuple[ImageSet, ImageSet | None]:
+    """The images that calibrate, and those that tune where a budget needs them."""
+    wanted, tuning = recipe.calibration, recipe.quantization.tuning if recipe.quantization.has_budget else 0
     if wanted.data == "synthetic":
-        return synthetic(wanted.count, preprocess, seed=wanted.seed)
+        extra = synthetic(tuning, preprocess, seed=wanted.seed + 1) if tuning else None
+        return synthetic(wanted.count, preprocess, seed=wanted.seed), extra
     if wanted.data is not None and wanted.data != recipe.data:
         train = calibration_images(wanted.data)
     if train is None:
@@ -73,4 +79,10 @@ def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess)
             "INT8 needs images to calibrate with, and none are given",
             "add --data DIR or --calibration-data DIR (or, to measure latency only, --calibration-data synthetic)",
         )
-    return train.draw(wanted.count, wanted.seed)
+    drawn = train.drawn(wanted.count + tuning, wanted.seed)
+    if tuning and len(drawn) < wanted.count + 2:
+        raise DataError(
+            f"data {train.name} has {len(train)} images, none left to tune on behind {wanted.count} that calibrate",
+            "give more images, or fewer --calibration-images",
+        )
+    return train.subset(drawn[: wanted.count]), train.subset(drawn[wanted.count :]) if tuning else None

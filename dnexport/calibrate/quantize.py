@@ -1,6 +1,7 @@
 """From the canonical graph and its table to the quantized graph: the passes of INT8, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -9,7 +10,7 @@ from dnexport.data.datasets import ImageSet, digest_from_pixels
 from dnexport.data.images import InputPart, input_from_pixels
 from dnexport.errors import DataError
 from dnexport.graph.centre_activations import CentreActivations
-from dnexport.graph.contract import Applied, Pass, apply
+from dnexport.graph.contract import Applied, Pass, apply, model_from_path
 from dnexport.graph.correct_bias import CorrectBias
 from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.spec.preprocess import Preprocess
@@ -19,18 +20,18 @@ from dnexport.spec.quantization import CalibrationTable, Quantization
 _BATCH = 8
 
 
-def quantized(
-    model: ir.Model,
+def rounded_from_images(
+    graph: Path,
     table: CalibrationTable,
     options: Quantization,
     images: ImageSet | None,
     preprocess: Preprocess,
     progress: Progress,
-) -> tuple[Applied, ...]:
-    """Quantize a canonical graph in place; what each pass did.
+) -> dict[str, Rounded]:
+    """Codes and bias corrections, by the name of the convolution's output; none where ``options`` want none.
 
     Args:
-        model: the graph that ``table`` is of.
+        graph: the canonical graph that ``table`` is of.
         table: its ranges.
         options: what is done beyond ranges.
         images: that calibrated it; needed where ``options.needs_images``.
@@ -39,26 +40,38 @@ def quantized(
 
     Raises:
         DataError: the images are not those of the table, or there are none where they are needed.
-        GraphError: the graph is quantized already.
     """
-    rounded: dict[str, Rounded] = {}
-    if options.needs_images:
-        if images is None:
-            raise DataError(
-                "rounding and bias correction look at images, and none are given", "add --calibration-data DIR"
-            )
-        rounded = rounded_weights(
-            model,
-            table,
-            _checked(images, preprocess, table),
-            len(images),
-            centre=options.centre,
-            compensate=options.rounding == "gptq",
-            tick=lambda done: progress.advance(done, len(images)),
-        )
-    passes: list[Pass] = [InsertQdq(table, {name: each.codes for name, each in rounded.items()})]
+    if not options.needs_images:
+        return {}
+    if images is None:
+        raise DataError("rounding and bias correction look at images, and none are given", "add --calibration-data DIR")
+    return rounded_weights(
+        model_from_path(graph),
+        table,
+        _checked(images, preprocess, table),
+        len(images),
+        centre=options.centre,
+        compensate=options.rounding == "gptq",
+        tick=lambda done: progress.advance(done, len(images)),
+    )
+
+
+def quantize(
+    model: ir.Model,
+    table: CalibrationTable,
+    options: Quantization,
+    rounded: Mapping[str, Rounded],
+    kept: Collection[str] = (),
+) -> tuple[Applied, ...]:
+    """Quantize a canonical graph in place, but for the layers that are ``kept`` in float; what each pass did.
+
+    Raises:
+        GraphError: the graph is quantized already, or the table is of another.
+    """
+    chosen = {name: each for name, each in rounded.items() if name not in kept}
+    passes: list[Pass] = [InsertQdq(table, {name: each.codes for name, each in chosen.items()}, kept)]
     if options.correct_bias:
-        passes.append(CorrectBias({name: each.bias for name, each in rounded.items()}))
+        passes.append(CorrectBias({name: each.bias for name, each in chosen.items()}))
     if options.centre != "none":
         passes.append(CentreActivations(table, padded=options.centre == "all"))
     return apply(passes, model)

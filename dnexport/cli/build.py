@@ -32,8 +32,19 @@ def build(
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     calibration_images: o.CalibrationImages = None,
+    observer: o.Observer = None,
     calibration_table: Annotated[
         str | None, typer.Option(help="A table that 'dnexport calibrate' made.", show_default=False)
+    ] = None,
+    min_snr: Annotated[
+        float | None,
+        typer.Option(help="Least SNR of INT8 logits, dB: the worst layers go back to float.", show_default=False),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, help="Greatest loss of top-1 by INT8, points; likewise.", show_default=False)
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="A plan.json that says which layers stay in float.", show_default=False)
     ] = None,
     input_size: o.InputSize = None,
     resize: o.Resize = None,
@@ -65,7 +76,8 @@ def build(
             "targets": target,
             "allow_execution": allow_execution.value if allow_execution else None,
             "calibration_table": calibration_table,
-            "calibration": flags.said({"data": calibration_data, "count": calibration_images}),
+            "calibration": flags.calibration_from_flags(calibration_data, calibration_images, observer),
+            "quantization": flags.said({"min_snr": min_snr, "max_drop": max_drop, "plan": plan}),
             "preprocess": flags.preprocess_from_flags(input_size, resize, crop, interpolation, channels, mean, std),
         }
         resolved = flags.recipe_from_flags(recipe, values, suffix="precision")

@@ -18,6 +18,7 @@ def calibrate(
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     calibration_images: o.CalibrationImages = None,
+    observer: o.Observer = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The table.", show_default="calibration/tables/NAME.json")
     ] = None,
@@ -30,7 +31,7 @@ def calibrate(
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
-        calibration = flags.said({"data": calibration_data, "count": calibration_images})
+        calibration = flags.calibration_from_flags(calibration_data, calibration_images, observer)
         values = {
             **flags.network_from_flags(arch, model, weights, classes, new_head),
             "data": data,

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dnexport.cli.options import ChannelOrder, InterpolationName
+from dnexport.cli.options import ChannelOrder, InterpolationName, ObserverChoice
 from dnexport.errors import UsageError
 from dnexport.spec.recipe import Recipe, recipe_from_toml, recipe_from_values
 
@@ -27,6 +27,11 @@ def network_from_flags(
 ) -> dict[str, Any]:
     """The keys that say what network is meant."""
     return {"arch": arch, "model": model, "weights": weights, "classes": classes, "new_head": new_head or None}
+
+
+def calibration_from_flags(data: str | None, images: int | None, observer: ObserverChoice | None) -> dict[str, Any]:
+    """The keys of the calibration set that were said."""
+    return said({"data": data, "count": images, "observer": observer.value if observer else None})
 
 
 def preprocess_from_flags(

@@ -24,6 +24,15 @@ class ChannelOrder(str, Enum):
     GREY = "grey"
 
 
+class ObserverChoice(str, Enum):
+    """How ranges follow from what is seen."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
 class AllowedExecution(str, Enum):
     """What a CPU may execute for fp16."""
 
@@ -75,6 +84,10 @@ CalibrationData = Annotated[
     typer.Option(help="Images that calibrate INT8, instead of the training part of --data.", show_default=False),
 ]
 CalibrationImages = Annotated[int | None, typer.Option(help="How many images calibrate INT8.", show_default=False)]
+Observer = Annotated[
+    ObserverChoice | None,
+    typer.Option(help="How ranges follow from what is seen.", show_default="minmax"),
+]
 InputSize = Annotated[
     int | None, typer.Option(help="Height and width, pixels.", show_default=False, rich_help_panel=_PICTURES)
 ]

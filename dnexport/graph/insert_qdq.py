@@ -12,7 +12,7 @@ Scales are rounded up to values that FP16 holds exactly, so that a lowering to a
 weight's code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -38,19 +38,26 @@ class InsertQdq:
         table: ranges of this very graph.
         codes: int8 weights by the name of the convolution's output, for the scales of `quantized_weight`; where there
             are none, weights are rounded to the nearest.
+        kept: names of the outputs of convolutions that stay in float.
     """
 
     name = "insert_qdq"
 
-    def __init__(self, table: CalibrationTable, codes: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        table: CalibrationTable,
+        codes: Mapping[str, np.ndarray] | None = None,
+        kept: Collection[str] = (),
+    ) -> None:
         self.table = table
         self.codes = codes or {}
+        self.kept = kept
 
     def __call__(self, model: ir.Model) -> PassResult:
         if any(node.op_type == "QuantizeLinear" for node in model.graph):
             raise GraphError("the graph is already quantized", "give the float graph it was made from")
         quantized: dict[str, ir.Value] = {}
-        convs = [node for node in model.graph if node.op_type == "Conv"]
+        convs = [n for n in model.graph if n.op_type == "Conv" and name_of(n.outputs[0]) not in self.kept]
         reasons: list[str] = []
         modified = False
         for conv in convs:

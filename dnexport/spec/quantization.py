@@ -40,11 +40,31 @@ class Quantization(Record):
         rounding: of the weights: ``gptq`` lets the errors of a sum compensate each other (`calibrate.rounding`),
             ``nearest`` does not.
         correct_bias: put the mean error of each convolution into its bias (`graph.correct_bias`).
+        min_snr: least centred SNR of the logits on the tuning images, in decibel; the layers that cost most go back to
+            float until it holds (`calibrate.sensitivity`).
+        max_drop: likewise, the greatest loss of top-1 on them, in points.
+        tuning: number of tuning images, drawn from the training part behind those that calibrate.
+        plan: a file that says which layers stay in float, as a build with a budget leaves it in its bundle.
     """
 
     centre: Centring = "pointwise"
     rounding: Literal["gptq", "nearest"] = "gptq"
     correct_bias: bool = True
+    min_snr: float | None = None
+    max_drop: float | None = Field(default=None, ge=0)
+    tuning: int = Field(default=64, ge=2)
+    plan: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Quantization":
+        if self.plan is not None and self.has_budget:
+            raise ValueError("a plan says already which layers stay in float; drop it, or min_snr and max_drop")
+        return self
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether layers may have to go back to float."""
+        return self.min_snr is not None or self.max_drop is not None
 
     @property
     def needs_images(self) -> bool:
@@ -80,6 +100,40 @@ class Convergence(Record):
 
     images: int
     largest_move: float
+
+
+class PlannedLayer(Record):
+    """What a convolution runs in.
+
+    Attributes:
+        layer: name of its output.
+        precision: ``int8``, or ``float``: the body's.
+        snr_db: of the logits with this layer alone in int8, on the tuning images; None where it was not measured or
+            changed nothing.
+        why: a sentence.
+    """
+
+    layer: str
+    precision: Literal["int8", "float"]
+    snr_db: float | None = None
+    why: str = ""
+
+
+class QuantizationPlan(Record):
+    """Which layers are quantized: a file that can be committed, edited and used again.
+
+    Attributes:
+        graph_digest: of the canonical graph whose layers these are.
+        layers: every convolution that could be quantized.
+    """
+
+    graph_digest: str
+    layers: tuple[PlannedLayer, ...]
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Layers that stay in float."""
+        return frozenset(layer.layer for layer in self.layers if layer.precision == "float")
 
 
 class CalibrationTable(Record):

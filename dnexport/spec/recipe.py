@@ -159,6 +159,9 @@ def recipe_from_toml(path: Path) -> dict[str, Any]:
         values["calibration"] = calibration.model_dump(exclude_unset=True)
     elif isinstance(calibration, dict) and "data" in calibration:
         calibration["data"] = _resolved(calibration["data"], path.parent)
+    quantization = values.get("quantization")
+    if isinstance(quantization, dict) and "plan" in quantization:
+        quantization["plan"] = _resolved(quantization["plan"], path.parent)
     values.setdefault("name", path.stem)
     return values
 

@@ -1,0 +1,184 @@
+"""Which layers stay in float so that a budget holds.
+
+Each convolution alone is quantized once, and the noise it leaves in the logits of the tuning images is its sensitivity.
+The layers that leave most go back to float, as few as a bisection finds to be enough; the whole is then measured, since
+noises need not add.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from pydantic import ValidationError
+
+from dnexport.calibrate.quantize import quantize
+from dnexport.calibrate.rounding import Rounded
+from dnexport.data.images import InputBatch
+from dnexport.errors import BudgetFailed, DataError
+from dnexport.graph.contract import INPUT, model_digest, model_from_path
+from dnexport.graph.values import constant_array, name_of
+from dnexport.measure.accuracy import snr_db
+from dnexport.runtimes.arrays import Logits
+from dnexport.runtimes.onnxruntime import float_session
+from dnexport.spec.quantization import CalibrationTable, PlannedLayer, Quantization, QuantizationPlan
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Images that decide, disjoint from those that calibrate and those that test.
+
+    Attributes:
+        images: preprocessed.
+        labels: int64 [images], −1 where unknown.
+    """
+
+    images: InputBatch
+    labels: np.ndarray
+
+
+def plan_within_budget(
+    graph: Path,
+    table: CalibrationTable,
+    options: Quantization,
+    rounded: Mapping[str, Rounded],
+    tuning: Tuning,
+    tick: Callable[[int, int], None],
+) -> QuantizationPlan:
+    """The plan that meets ``options.min_snr`` and ``options.max_drop`` with the fewest layers in float.
+
+    Raises:
+        BudgetFailed: none does that leaves a layer in int8; the closest is named.
+    """
+    model = model_from_path(graph)
+    layers = _layers(model, table)
+    reference = _logits(model, tuning)
+
+    def quantized(kept: Collection[str]) -> Logits:
+        return _quantized_logits(graph, table, options, rounded, kept, tuning)
+
+    if _holds(quantized(()), reference, tuning, options):
+        return _plan(model, layers, {}, ())
+    sensitivity: dict[str, float | None] = {}
+    for done, layer in enumerate(layers, start=1):
+        sensitivity[layer] = snr_db(reference, quantized([other for other in layers if other != layer]))
+        tick(done, len(layers))
+    worst_first = sorted(layers, key=lambda layer: _or_exact(sensitivity[layer]))
+    last = quantized(worst_first[:-1])
+    if not _holds(last, reference, tuning, options):
+        raise BudgetFailed(
+            f"the budget ({_wanted(options)}) is not met even with {worst_first[-1]} alone in int8: "
+            f"{_reached(last, reference, tuning)}",
+            "ask for less, or build --fp16",
+        )
+    enough, too_few = len(layers) - 1, 0
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        if _holds(quantized(worst_first[:middle]), reference, tuning, options):
+            enough = middle
+        else:
+            too_few = middle
+    return _plan(model, layers, sensitivity, worst_first[:enough])
+
+
+def plan_without_budget(graph: Path, table: CalibrationTable) -> QuantizationPlan:
+    """Everything in int8."""
+    model = model_from_path(graph)
+    layers = (PlannedLayer(layer=each, precision="int8", why="no budget was set") for each in _layers(model, table))
+    return QuantizationPlan(graph_digest=model_digest(model), layers=tuple(layers))
+
+
+def plan_from_path(path: Path, graph: Path, table: CalibrationTable) -> QuantizationPlan:
+    """A plan that was made, or edited, before.
+
+    Raises:
+        DataError: unreadable, of another graph, or naming layers that the graph does not have.
+    """
+    try:
+        plan = QuantizationPlan.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise DataError(f"quantization plan {path} cannot be read", "check the path") from exc
+    except ValidationError as exc:
+        raise DataError(f"quantization plan {path} is not a plan", "take plan.json of a bundle") from exc
+    model = model_from_path(graph)
+    if plan.graph_digest != (digest := model_digest(model)):
+        raise DataError(
+            f"quantization plan {path} is of graph {plan.graph_digest[:12]}, this graph is {digest[:12]}",
+            "build with --min-snr or --max-drop to make one for it",
+        )
+    if unknown := sorted({layer.layer for layer in plan.layers} - set(_layers(model, table))):
+        raise DataError(f"quantization plan {path} names the layer '{unknown[0]}', which is not there", "remove it")
+    return plan
+
+
+def _layers(model: ir.Model, table: CalibrationTable) -> list[str]:
+    convs = [node for node in model.graph if node.op_type == "Conv" and constant_array(node.inputs[1]) is not None]
+    return [name_of(conv.outputs[0]) for conv in convs if name_of(conv.inputs[0]) in table.ranges]
+
+
+def _plan(
+    model: ir.Model, layers: list[str], sensitivity: Mapping[str, float | None], kept: Collection[str]
+) -> QuantizationPlan:
+    def planned(layer: str) -> PlannedLayer:
+        snr = sensitivity.get(layer)
+        if layer in kept:
+            why = f"alone in int8 it leaves {snr:.1f} dB: among the {len(kept)} that cost most"
+            return PlannedLayer(layer=layer, precision="float", snr_db=snr, why=why)
+        return PlannedLayer(layer=layer, precision="int8", snr_db=snr, why="the budget holds with it")
+
+    return QuantizationPlan(graph_digest=model_digest(model), layers=tuple(map(planned, layers)))
+
+
+def _quantized_logits(
+    graph: Path,
+    table: CalibrationTable,
+    options: Quantization,
+    rounded: Mapping[str, Rounded],
+    kept: Collection[str],
+    tuning: Tuning,
+) -> Logits:
+    model = model_from_path(graph)
+    quantize(model, table, options, rounded, kept)
+    return _logits(model, tuning)
+
+
+def _logits(model: ir.Model, tuning: Tuning) -> Logits:
+    session = float_session(ir.to_proto(model).SerializeToString())
+    starts = range(0, len(tuning.images), _BATCH)
+    return np.concatenate([session.run(None, {INPUT: tuning.images[i : i + _BATCH]})[0] for i in starts])
+
+
+def _holds(logits: Logits, reference: Logits, tuning: Tuning, options: Quantization) -> bool:
+    snr, drop = snr_db(reference, logits), _drop(logits, reference, tuning)
+    enough = options.min_snr is None or snr is None or snr >= options.min_snr
+    return enough and (options.max_drop is None or drop <= options.max_drop)
+
+
+def _drop(logits: Logits, reference: Logits, tuning: Tuning) -> float:
+    """Points of top-1 lost on the labelled tuning images."""
+    known = tuning.labels >= 0
+    if not known.any():
+        return 0.0
+    labels = tuning.labels[known]
+    return 100 * float(
+        (reference.argmax(axis=1)[known] == labels).mean() - (logits.argmax(axis=1)[known] == labels).mean()
+    )
+
+
+def _or_exact(snr: float | None) -> float:
+    return np.inf if snr is None else snr
+
+
+def _wanted(options: Quantization) -> str:
+    parts = [f"at least {options.min_snr:g} dB"] if options.min_snr is not None else []
+    parts += [f"at most {options.max_drop:g} points of top-1"] if options.max_drop is not None else []
+    return " and ".join(parts)
+
+
+def _reached(logits: Logits, reference: Logits, tuning: Tuning) -> str:
+    snr = snr_db(reference, logits)
+    drop = _drop(logits, reference, tuning)
+    return f"{'exact' if snr is None else f'{snr:.1f} dB'}, {drop:.2f} points of top-1 on {len(logits)} tuning images"
