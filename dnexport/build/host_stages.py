@@ -52,7 +52,8 @@ def context_from_recipe(recipe: Recipe, cache: Path, progress: Progress) -> Cont
     stages = Stages(cache, progress)
     source = source_from_recipe(recipe, progress)
     network = _load(recipe, source, stages)
-    without = recipe.calibration_table is not None and not recipe.quantization.needs_images
+    looks = recipe.quantization.needs_images or recipe.quantization.has_budget
+    without = recipe.calibration_table is not None and not looks
     needs_images = recipe.precision is Precision.INT8 and not without
     data = data_from_recipe(
         recipe, network.preprocess, network.class_names, calibrate=needs_images, multi_label=network.multi_label
@@ -181,6 +182,8 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         from dnexport.graph.contract import model_from_path, save_model
 
         check_disjoint(content, context.data.test, network.preprocess)
+        if tuning is not None:
+            check_disjoint(content, tuning, network.preprocess, "tuning")
         check_table(content, (graph / "digest").read_text(encoding="utf-8"), network.preprocess)
         source = graph / MODEL
         rounded = rounded_from_images(source, content, options, images, network.preprocess, context.progress)

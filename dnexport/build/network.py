@@ -245,7 +245,7 @@ def _foreign_network(recipe: Recipe, source: Source) -> Network:
 
 
 def reference_factory(manifest: Manifest) -> ModuleFactory | None:
-    """Makes the bundle's PyTorch module; None where PyTorch or those very weights are not here."""
+    """Makes the bundle's PyTorch module; None where PyTorch, those very weights or that very code are not here."""
     if importlib.util.find_spec("torch") is None:
         return None
     network = Network(
@@ -263,16 +263,27 @@ def reference_factory(manifest: Manifest) -> ModuleFactory | None:
         source = Source(manifest.weights.source, Path(recipe.weights), model=recipe.model, new_head=recipe.new_head)
     if source.file is not None and not source.file.is_file():
         return None
+    if recipe.model is not None:
+        try:
+            here = _foreign_network(recipe, source)
+        except (ArchError, CheckpointError):
+            return None
+        return here.factory(source) if here.arch == manifest.arch else None
     return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
+
+
+def default_preprocess(arch: AnyArch) -> Preprocess:
+    """Where nothing else is known: what the authors' evaluation does, in grey where there is one channel."""
+    if arch.channels != 1:
+        return arch.preprocess
+    return arch.preprocess.model_copy(update={"channels": "grey", "mean": (0.5,), "std": (0.5,)})
 
 
 def _preprocess(
     choice: PreprocessChoice, stated: Preprocess | None, arch: AnyArch
 ) -> tuple[Preprocess, tuple[str, ...]]:
     """Flags, else the checkpoint, else torchvision's defaults; and which fields the last of these gave."""
-    default = arch.preprocess
-    if arch.channels == 1:
-        default = default.model_copy(update={"channels": "grey", "mean": (0.5,), "std": (0.5,)})
+    default = default_preprocess(arch)
     base = stated or default
     said = {name: value for name, value in choice.model_dump().items() if value is not None}
     cropped = said.pop("crop", None)

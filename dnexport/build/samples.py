@@ -1,7 +1,9 @@
 """The three disjoint image sets of a build, and the golden samples drawn from the last."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from dnexport.calibrate.table import table_from_path
 from dnexport.data.datasets import ImageSet, calibration_images, digest_from_pixels, splits_from_source, synthetic
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import Preprocess
@@ -54,8 +56,8 @@ def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:
     return sorted(test.drawn(count, seed=0))
 
 
-def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess) -> None:
-    """Refuse calibration images that are also test images.
+def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess, part: str = "test") -> None:
+    """Refuse calibration images that are also test, or tuning, images.
 
     Raises:
         DataError: some are; counted.
@@ -63,17 +65,26 @@ def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preproce
     seen = set(table.image_digests)
     shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
     if shared and not table.synthetic:
-        raise DataError(f"{shared} of {len(test)} test images were used for calibration", "keep the two apart")
+        raise DataError(f"{shared} of {len(test)} {part} images were used for calibration", "keep the two apart")
 
 
 def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess) -> tuple[ImageSet, ImageSet | None]:
     """The images that calibrate, and those that tune where a budget needs them."""
     wanted, tuning = recipe.calibration, recipe.quantization.tuning if recipe.quantization.has_budget else 0
+    if recipe.calibration_table is not None:
+        # The images that the table has seen, drawn again.
+        seen = table_from_path(Path(recipe.calibration_table)).calibration_set
+        wanted = seen.model_copy(update={"data": wanted.data or seen.data})
     if wanted.data == "synthetic":
         extra = synthetic(tuning, preprocess, seed=wanted.seed + 1) if tuning else None
         return synthetic(wanted.count, preprocess, seed=wanted.seed), extra
     if wanted.data is not None and wanted.data != recipe.data:
         train = calibration_images(wanted.data)
+    if train is None and recipe.calibration_table is not None:
+        raise RecipeError(
+            "rounding and bias correction look at the images of the table, and none are given",
+            "add --calibration-data DIR, or set rounding = 'nearest' and correct_bias = false under [quantization]",
+        )
     if train is None:
         raise RecipeError(
             "INT8 needs images to calibrate with, and none are given",

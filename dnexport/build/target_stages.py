@@ -92,7 +92,7 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
 
     labels = context.data.test.truth()
     logits = np.load(referenced / "logits.npy")
-    trained = context.source.file is not None
+    trained = context.source.trained
     return Samples(
         batches,
         len(labels),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dnexport.build.network import default_preprocess
 from dnexport.data.datasets import splits_from_source
 from dnexport.errors import DataError, StorageError, UsageError
 from dnexport.spec.archs import FamilyArch, arch_from_text
@@ -59,6 +60,11 @@ def train_from_data(request: TrainingRequest, progress: Progress) -> Trained:
     arch = arch_from_text(request.arch) if request.arch else None
     splits = splits_from_source(request.source)
     classes = len(splits.train.classes)
+    if splits.train.answers is not None:
+        raise DataError(
+            f"data {request.source} answers several questions an image, and training names one class",
+            "give class folders",
+        )
     if classes < 2:
         raise DataError(f"data {request.source} has fewer than two classes", "give at least two class folders")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -78,20 +84,19 @@ def train_from_data(request: TrainingRequest, progress: Progress) -> Trained:
         arch, start = found.arch, found.module.state_dict()
         preprocess = preprocess or (found.metadata.preprocess if found.metadata else None)
     assert arch is not None
-    preprocess = preprocess or arch.preprocess
+    preprocess = preprocess or default_preprocess(arch)
     if request.weights is None:
         arch = arch.model_copy(update={"channels": preprocess.planes, "classes": classes})
+        if arch.family == "condensenet":
+            arch = arch.model_copy(update={"form": "training"})
     elif arch.channels != preprocess.planes:
         raise DataError(
             f"checkpoint {request.weights} takes {arch.channels} channels and data {request.source} has "
             f"{preprocess.planes}",
             "give another checkpoint",
         )
-    # A picture that cannot be decoded is found now, not when the network is trained and tested.
-    for _ in splits.test.batches(preprocess, 256):
-        pass
     job = Job(
-        arch=_trained_form(arch, request.recipe),
+        arch=_with_dropout(arch, request.recipe),
         arch_name=request.arch,
         splits=splits,
         preprocess=preprocess,
@@ -104,10 +109,7 @@ def train_from_data(request: TrainingRequest, progress: Progress) -> Trained:
     return train(job, progress, resume=request.resume)
 
 
-def _trained_form(arch: FamilyArch, recipe: TrainingRecipe) -> FamilyArch:
-    """With the recipe's dropout; a CondenseNet in the form that learns its groups."""
-    if arch.family == "condensenet":
-        arch = arch.model_copy(update={"form": "training"})
+def _with_dropout(arch: FamilyArch, recipe: TrainingRecipe) -> FamilyArch:
     if recipe.dropout is None:
         return arch
     if recipe.dropout and arch.family == "dpn":

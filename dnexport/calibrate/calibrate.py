@@ -73,7 +73,8 @@ def _inputs(images: ImageSet, preprocess: Preprocess) -> Iterator[InputBatch]:
 def _convergence(observers: Mapping[str, MinMax]) -> tuple[Convergence, ...]:
     """How far the scales of all that was seen are from those of fewer images."""
     scales = np.array([observer.scales for observer in observers.values()])
-    final = np.where(scales[:, -1:] > 0, scales[:, -1:], 1.0)
-    moves = np.abs(1 - scales / final).max(axis=0)
+    final = scales[:, -1:]
+    shares = np.divide(scales, final, out=np.ones_like(scales), where=final > 0)
+    moves = np.abs(1 - shares).max(axis=0)
     images = np.unique(np.linspace(1, scales.shape[1], _CHECKPOINTS).round().astype(int))
     return tuple(Convergence(images=int(count), largest_move=float(moves[count - 1])) for count in images)

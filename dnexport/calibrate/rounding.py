@@ -23,7 +23,7 @@ from scipy.linalg.lapack import dtrtri
 from dnexport.calibrate.collect import activations
 from dnexport.data.images import InputPart
 from dnexport.errors import DataError
-from dnexport.graph.centre_activations import centring, is_padded
+from dnexport.graph.centre_activations import centring, read_with_padding
 from dnexport.graph.insert_qdq import activation_scale, quantized_weight
 from dnexport.graph.values import constant_array, name_of
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Centring
@@ -109,14 +109,9 @@ def _seen(conv: ir.Node, table: CalibrationTable, centre: Centring) -> _Seen:
     zeros = np.zeros((groups, taps), np.float64)
     covariance = np.zeros((groups, taps, taps), np.float32)
     found = table.ranges[name_of(conv.inputs[0])]
-    centred = centre == "all" or (centre == "pointwise" and not _read_with_padding(conv.inputs[0]))
+    centred = centre == "all" or (centre == "pointwise" and not read_with_padding(conv.inputs[0]))
     middle, scale = centring(found) if centred else (0.0, activation_scale(found))
     return _Seen(conv, weight, scale, middle, covariance, zeros, zeros.copy())
-
-
-def _read_with_padding(value: ir.Value | None) -> bool:
-    readers = [use.node for use in value.uses()] if value is not None else []
-    return any(node.op_type == "Conv" and is_padded(node) for node in readers)
 
 
 def _look(each: _Seen, x: np.ndarray, images: int, generator: np.random.Generator) -> None:

@@ -51,8 +51,14 @@ def plan_within_budget(
     """The plan that meets ``options.min_snr`` and ``options.max_drop`` with the fewest layers in float.
 
     Raises:
+        DataError: a loss of top-1 is to be limited, and no tuning image has a label.
         BudgetFailed: none does that leaves a layer in int8; the closest is named.
     """
+    if options.max_drop is not None and not (tuning.labels >= 0).any():
+        raise DataError(
+            "max_drop counts right answers, and the tuning images have no labels",
+            "give data with one label an image, or --min-snr",
+        )
     model = model_from_path(graph)
     layers = _layers(model, table)
     reference = _logits(model, tuning)
@@ -125,7 +131,7 @@ def _plan(
     def planned(layer: str) -> PlannedLayer:
         snr = sensitivity.get(layer)
         if layer in kept:
-            why = f"alone in int8 it leaves {snr:.1f} dB: among the {len(kept)} that cost most"
+            why = f"alone in int8 it leaves {_or_exact(snr):.1f} dB: among the {len(kept)} that cost most"
             return PlannedLayer(layer=layer, precision="float", snr_db=snr, why=why)
         return PlannedLayer(layer=layer, precision="int8", snr_db=snr, why="the budget holds with it")
 

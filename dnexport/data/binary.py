@@ -41,7 +41,8 @@ def reader_for(root: Path) -> Callable[[], Binary] | None:
             return functools.partial(_cifar100, folder)
     if (root / "train_32x32.mat").is_file():
         return functools.partial(_svhn, root)
-    if (root / "data_batch_1").is_file() or (root / "cifar-10-batches-py").is_dir():
+    pickled = ("data_batch_1", "cifar-10-batches-py/data_batch_1", "cifar-100-python/train")
+    if any((root / name).is_file() for name in pickled):
         raise DataError(f"data folder {root} holds CIFAR as pickles, which run code", "give its binary version")
     return None
 
@@ -89,6 +90,8 @@ def _matlab(path: Path) -> Part:
         from scipy.io import loadmat
     except ImportError as exc:
         raise TargetUnavailable("SVHN's files need SciPy", "pip install 'dnexport[train]'") from exc
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "download it too")
     try:
         content = loadmat(path)
         pixels, labels = np.asarray(content["X"]), np.asarray(content["y"]).ravel().astype(np.int64)

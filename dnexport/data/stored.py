@@ -1,6 +1,6 @@
 """Decoded pictures kept in a file: what is decoded once is mapped into memory from then on, by all processes."""
 
-import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.record import digest_from_json
 
 LARGEST_STORE = 16 * 2**30
+_LARGEST_IN_MEMORY = 2**30
 
 
 def store_size(images: ImageSet, preprocess: Preprocess) -> int:
@@ -20,7 +21,7 @@ def store_size(images: ImageSet, preprocess: Preprocess) -> int:
 
 
 def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, workers: int) -> PixelBatch:
-    """All pictures of a set, decoded; read-only and mapped from ``folder`` where they came from files.
+    """All pictures of a set, decoded; mapped from ``folder`` where they came from files or are many.
 
     The file's name is the digest of pictures and preprocessing, and it appears whole or not at all.
 
@@ -28,20 +29,21 @@ def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, worker
         DataError: pictures that cannot be decoded.
         OSError: no space or no permission.
     """
-    if not any(isinstance(picture, Path) for picture in images.pictures):
+    held = not any(isinstance(picture, Path) for picture in images.pictures)
+    if held and store_size(images, preprocess) <= _LARGEST_IN_MEMORY:
         return images.pixels(preprocess)
     shape = (len(images), *preprocess.input_size, preprocess.planes)
     path = folder / f"pixels-{digest_from_json([images.digest(), preprocess.content_digest()])[:16]}.npy"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+        temporary = folder / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"  # machines may share the folder
         try:
-            decoded = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            done = 0
-            for batch in images.batches(preprocess, 256, workers):
-                decoded[done : done + len(batch)] = batch
-                done += len(batch)
-            decoded.flush()
+            # Written, not mapped: where no space is left, a mapped file would kill the process.
+            with temporary.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for batch in images.batches(preprocess, 256, workers):
+                    file.write(batch.tobytes())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,8 +1,10 @@
 """Work in several processes, in order and never far ahead of whoever takes the results."""
 
 import collections
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +19,9 @@ _AHEAD = 3
 
 
 def default_workers() -> int:
-    """Processors this process may use, at most eight."""
+    """Processors this process may use, shared with the others that ``torchrun`` started here; at most eight."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, allowed)
+    return max(1, min(8, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], workers: int) -> Iterator[_Result]:
@@ -32,7 +34,7 @@ def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argume
         yield from map(function, arguments)
         return
     # Spawned, not forked: the parent's threads (PyTorch's, OpenMP's) do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     pending: collections.deque[Future[_Result]] = collections.deque()
     try:
         for argument in arguments:
@@ -47,5 +49,13 @@ def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argume
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end when it ends, also where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -12,6 +12,8 @@ picture of its own. (W ∗ c of the float weights would leave their rounding err
 of x.)
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -38,6 +40,12 @@ def centring(seen: Range) -> tuple[float, float]:
 def is_padded(conv: ir.Node) -> bool:
     """Whether a convolution reads beyond its input."""
     return any(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
+
+
+def read_with_padding(value: ir.Value | None, convs: Iterable[ir.Node] = ()) -> bool:
+    """Whether any of the given convolutions, or of those that read a value as it is, has padding."""
+    direct = [use.node for use in value.uses()] if value is not None else []
+    return any(node.op_type == "Conv" and is_padded(node) for node in (*direct, *convs))
 
 
 class CentreActivations:
@@ -68,7 +76,7 @@ class CentreActivations:
                 continue
             readers = [use.node for use in quantize.outputs[0].uses()]
             convs = [use.node for reader in readers for use in reader.outputs[0].uses()]
-            if not self.padded and any(is_padded(conv) for conv in convs):
+            if not self.padded and read_with_padding(quantize.inputs[0], convs):
                 continue
             constants = [_convolved_constant(conv, centre) for conv in convs]
             obstacle = next((c for c in constants if isinstance(c, str)), None)

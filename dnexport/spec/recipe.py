@@ -131,6 +131,9 @@ class Recipe(Record):
             raise ValueError(
                 "an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"
             )
+        chosen = self.quantization
+        if self.precision is not Precision.INT8 and (chosen.has_budget or chosen.plan is not None):
+            raise ValueError(f"a budget or a plan is for int8, not for {self.precision.value}; add --int8")
         if self.bench.batch > self.profile.max_batch:
             raise ValueError(
                 f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}; raise --batch"

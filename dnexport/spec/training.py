@@ -32,7 +32,7 @@ class TrainingRecipe(Record):
         mirror: flip half of the pictures left to right.
         resized_crop: cut 8–100 % of the area at an aspect ratio of 3/4 to 4/3 and resize it (Szegedy et al. 2015).
         freeze: names of parts (``features.conv0``, ``features.denseblock1`` …) that keep their weights and statistics.
-        seed: of initialisation, order, augmentation and dropout.
+        seed: of initialisation, order, augmentation and dropout; a new head is always the same.
         precision: ``auto`` is bf16 autocast where the processor has it, else fp32.
         memory_efficient: compute a DenseNet's concatenations again in the backward pass instead of keeping them.
         compile: with ``torch.compile``.
@@ -75,11 +75,6 @@ class TrainingRecipe(Record):
         if self.resized_crop and self.shift:
             raise ValueError("resized_crop and shift exclude each other")
         return self
-
-    def differences(self, other: "TrainingRecipe") -> list[str]:
-        """Where two recipes differ, as ``field: this one's, other's``."""
-        mine, others = self.model_dump(), other.model_dump()
-        return [f"{name}: {mine[name]}, {others[name]}" for name in mine if mine[name] != others[name]]
 
 
 def _recipe(**values: Any) -> TrainingRecipe:

@@ -5,11 +5,12 @@ are kept (the last, or their moving average) on the held-out part, never the bes
 """
 
 import contextlib
+import inspect
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +18,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dnexport.data.datasets import ImageSet, Splits
-from dnexport.data.images import input_from_pixels
+from dnexport.data.images import PixelBatch, input_from_pixels
 from dnexport.data.stored import LARGEST_STORE, store_size, stored_pixels
 from dnexport.data.workers import default_workers
-from dnexport.errors import BuildFailed, UsageError
-from dnexport.models.checkpoint import METADATA_KEY
+from dnexport.errors import BuildFailed, TargetUnavailable, UsageError
+from dnexport.models.checkpoint import METADATA_KEY, state_from_file
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv
 from dnexport.models.zoo import module_from_arch
 from dnexport.report.plots import training_curves
 from dnexport.spec.archs import FamilyArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress, Silent
-from dnexport.spec.record import write_atomically
+from dnexport.spec.record import digest_from_json, write_atomically
 from dnexport.spec.training import CheckpointMetadata, EpochRow, TrainingRecipe
 from dnexport.train.average import averaged_model
 from dnexport.train.loading import Loader, MicroBatch, check_enough
@@ -40,6 +43,12 @@ from dnexport.train.schedule import share
 from dnexport.train.state import Identity, State, load_state, save_state
 
 _FINITE_EVERY = 16
+# Batch-norm statistics are each process's own; PyTorch 2.13 has a new name for that.
+_OWN_STATISTICS: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
 _TEST_BATCH = 64
 
 
@@ -85,8 +94,10 @@ class Job:
         return self.output.with_suffix(".png")
 
     def identity(self) -> Identity:
-        """What a resumed training must share with this one."""
-        return Identity(self.arch, self.recipe, self.splits.train.digest())
+        """What a resumed training must share with this one; how it is executed may change."""
+        recipe = self.recipe.model_copy(update={"memory_efficient": False, "compile": False, "test_every": 1})
+        parts = [self.splits.train.digest(), self.splits.test.digest(), self.preprocess.content_digest()]
+        return Identity(self.arch, recipe, digest_from_json(parts))
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,8 @@ def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:
     """
     began = time.monotonic()
     check_enough(job.splits.train, job.recipe)
+    if resume and (done := _finished(job)) is not None:
+        return done
     fabric = fabric_for(job)
     listener = progress if fabric.is_global_zero else Silent()
     listener.start(f"train {job.output.stem} on {len(job.splits.train)} images of {job.splits.train.name}")
@@ -129,7 +142,7 @@ def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:
                 raise UsageError(
                     f"an unfinished training lies at {job.state_path}", "go on with --resume, or remove that file"
                 )
-            run.restore(load_state(job.state_path, job.identity()))
+            run.restore(load_state(job.state_path, run.identity))
         while run.epoch < job.recipe.epochs:
             run.train_epoch()
     metadata = run.metadata()
@@ -143,14 +156,29 @@ def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:
     return Trained(job.output, metadata, tuple(run.history), seconds)
 
 
+def _finished(job: Job) -> Trained | None:
+    """What this very training gave before; None where it is not over."""
+    if job.state_path.exists() or not job.output.exists() or not job.log_path.exists():
+        return None
+    metadata = state_from_file(job.output)[1]
+    if metadata is None or (metadata.arch, metadata.training) != (job.arch, job.recipe):
+        return None
+    rows = job.log_path.read_text(encoding="utf-8").splitlines()
+    return Trained(job.output, metadata, tuple(map(EpochRow.model_validate_json, rows)), 0.0)
+
+
 class Run:
     """A training under way: modules, optimizer and history."""
 
     def __init__(self, fabric: Fabric, job: Job, progress: Progress) -> None:
         self.fabric, self.job, self.recipe, self.progress = fabric, job, job.recipe, progress
         self.history: list[EpochRow] = []
+        self.identity = job.identity()
         self.loader = _loader(fabric, job)
+        self.test_pixels = _stored(fabric, job, job.splits.test)
         self.module = _module(job)
+        if self.recipe.epochs < 2 and any(isinstance(m, LearnedGroupConv) for m in self.module.modules()):
+            raise UsageError("a CondenseNet condenses over the first half of its epochs, and 1 has none", "train 2")
         self.ema = averaged_model(self.module, self.recipe.ema) if self.recipe.ema else None
         self.frozen = [_part(self.module, name) for name in self.recipe.freeze]
         for part in self.frozen:
@@ -304,9 +332,15 @@ class Run:
         names = [str(p) if isinstance(p := pictures[i], Path) else f"image {i}" for i in indices[:3]]
         kept = f"; the state after epoch {self.epoch} is kept in {self.job.state_path}" if self.epoch else ""
         raise BuildFailed(
-            f"the loss is not finite in epoch {self.epoch + 1}, step {step + 1} (batch of {', '.join(names)} …){kept}",
+            f"the loss is not finite in epoch {self.epoch + 1}, {self._when(step)} "
+            f"(batch of {', '.join(names)} …){kept}",
             "train anew with a lower --learning-rate, or --precision fp32",
         )
+
+    def _when(self, step: int) -> str:
+        """On a GPU the loss is looked at now and then only: that would make it wait."""
+        exact = self.fabric.device.type == "cpu" or step == 0
+        return f"step {step + 1}" if exact else f"one of the {_FINITE_EVERY} steps up to {step + 1}"
 
     def _condense(self) -> None:
         """CondenseNet's condensing stages: C−1 of them, evenly over the first half of the training."""
@@ -342,9 +376,17 @@ class Run:
                     buffer.copy_(self._reduced(buffer, "mean"))
 
     def _tested(self) -> float:
+        """Top-1 of the weights that would be kept; each process answers a part of the pictures."""
         images = self.job.splits.test
-        mine = images.subset(range(self.fabric.global_rank, len(images), self.fabric.world_size))
-        right = torch.tensor(float(_right(self.fabric, self.kept, mine, self.job)))
+        mine = range(self.fabric.global_rank, len(images), self.fabric.world_size)
+        labels = np.asarray(images.labels)[mine]
+        batches: Iterable[PixelBatch]
+        if self.test_pixels is not None:
+            starts = range(0, len(mine), _TEST_BATCH)
+            batches = (np.asarray(self.test_pixels[mine[i : i + _TEST_BATCH]]) for i in starts)
+        else:
+            batches = images.subset(mine).batches(self.job.preprocess, _TEST_BATCH, self.loader.workers)
+        right = torch.tensor(float(_right(self.fabric, self.kept, batches, labels, self.job.preprocess)))
         return float(self._reduced(self.fabric.to_device(right), "sum")) / len(images)
 
     def _reduced(self, tensor: Tensor, how: Literal["sum", "mean"]) -> Tensor:
@@ -359,7 +401,7 @@ class Run:
             tensors["ema"] = self.ema.state_dict()
         if self.recipe.precision == "fp16":
             tensors["scaler"] = self._scaler().state_dict()
-        save_state(self.job.state_path, self.job.identity(), State(tuple(self.history), tensors))
+        save_state(self.job.state_path, self.identity, State(tuple(self.history), tensors))
         lines = "".join(row.model_dump_json() + "\n" for row in self.history)
         write_atomically(self.job.log_path, lines.encode())
         write_atomically(self.job.curves_path, training_curves(self.history))
@@ -384,13 +426,15 @@ class Run:
 def fabric_for(job: Job) -> Fabric:
     """As many processes as ``torchrun`` started; one without it."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    if job.accelerator == "cuda" and not torch.cuda.is_available():
+        raise TargetUnavailable("no CUDA GPU is here", "train with --accelerator cpu")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=job.accelerator,
         devices=here,
         num_nodes=processes // here,
-        strategy="ddp" if processes > 1 else "auto",
+        strategy=DDPStrategy(**_OWN_STATISTICS) if processes > 1 else "auto",
         precision=_precision(job),
     )
     fabric.launch()
@@ -408,12 +452,22 @@ def _precision(job: Job) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
 
 
 def _loader(fabric: Fabric, job: Job) -> Loader:
-    workers = default_workers() if job.workers is None else job.workers
-    images, pixels = job.splits.train, None
-    if not job.recipe.resized_crop and store_size(images, job.preprocess) <= LARGEST_STORE:
-        with fabric.rank_zero_first(local=True):
-            pixels = stored_pixels(images, job.preprocess, job.output.parent / ".stages", workers)
+    workers = _workers(job)
+    images = job.splits.train
+    pixels = None if job.recipe.resized_crop else _stored(fabric, job, images)
     return Loader(images, pixels, job.preprocess, job.recipe, fabric.global_rank, fabric.world_size, workers)
+
+
+def _stored(fabric: Fabric, job: Job, images: ImageSet) -> PixelBatch | None:
+    """A part decoded, by the first process for all; None where it is too large."""
+    if store_size(images, job.preprocess) > LARGEST_STORE:
+        return None
+    with fabric.rank_zero_first():
+        return stored_pixels(images, job.preprocess, job.output.parent / ".stages", _workers(job))
+
+
+def _workers(job: Job) -> int:
+    return default_workers() if job.workers is None else job.workers
 
 
 def _module(job: Job) -> nn.Module:
@@ -432,16 +486,18 @@ def _part(module: nn.Module, name: str) -> nn.Module:
         raise UsageError(f"the network has no part '{name}' to freeze", f"it has {', '.join(known)}") from exc
 
 
-def _right(fabric: Fabric, module: nn.Module, images: ImageSet, job: Job) -> int:
+def _right(
+    fabric: Fabric, module: nn.Module, batches: Iterable[PixelBatch], labels: np.ndarray, preprocess: Preprocess
+) -> int:
     """Pictures whose class a network names; in evaluation mode, left as it was."""
     training = module.training
     module.eval()
     right, done = 0, 0
     with torch.inference_mode():
-        for pixels in images.batches(job.preprocess, _TEST_BATCH):
-            logits = module(fabric.to_device(torch.from_numpy(input_from_pixels(pixels, job.preprocess))))
-            labels = np.asarray(images.labels[done : done + len(pixels)])
-            right += int((logits.argmax(1).cpu().numpy() == labels).sum())
+        for pixels in batches:
+            logits = module(fabric.to_device(torch.from_numpy(input_from_pixels(pixels, preprocess))))
+            named = logits.argmax(1).cpu().numpy()
+            right += int((named == labels[done : done + len(pixels)]).sum())
             done += len(pixels)
     module.train(training)
     return right
@@ -450,6 +506,8 @@ def _right(fabric: Fabric, module: nn.Module, images: ImageSet, job: Job) -> int
 @contextlib.contextmanager
 def _deterministic(recipe: TrainingRecipe) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for on CUDA
     torch.use_deterministic_algorithms(recipe.deterministic or before)
     try:
         yield

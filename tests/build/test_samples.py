@@ -1,12 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dnexport.build.samples import check_disjoint, data_from_recipe, golden_from_test
 from dnexport.data.datasets import digest_from_pixels, digits, synthetic
 from dnexport.errors import DataError, RecipeError
-from dnexport.spec.preprocess import DIGITS, IMAGENET
+from dnexport.spec.preprocess import CIFAR, DIGITS, IMAGENET
 from dnexport.spec.quantization import CalibrationSet, CalibrationTable
 from dnexport.spec.recipe import Recipe
+from tests.data.test_datasets import write_images
 
 NAMES = tuple("0123456789")
 
@@ -57,3 +60,33 @@ def test_golden_samples_fit_into_a_bundle() -> None:
     assert len(kept) == (16 << 20) // (224 * 224 * 3)
     assert kept == sorted(set(kept))
     assert np.max(kept) < 200
+
+
+def test_tuning_images_are_drawn_behind_those_that_calibrate(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "train" / name, 20)
+        write_images(tmp_path / "val" / name, 4)
+    fields = {
+        "name": "r",
+        "arch": "densenet-bc-40-12",
+        "weights": "random",
+        "classes": 2,
+        "data": str(tmp_path),
+        "precision": "int8",
+    }
+    tuned = Recipe(**fields, calibration={"count": 16}, quantization={"min_snr": 20, "tuning": 8})
+    plain = Recipe(**fields, calibration={"count": 16})
+    names = ("cat", "dog")
+    with_budget, without = (data_from_recipe(r, CIFAR, names, calibrate=True) for r in (tuned, plain))
+    assert without.tuning is None
+    assert with_budget.calibration is not None
+    assert with_budget.tuning is not None
+    assert without.calibration is not None
+    assert with_budget.calibration.pictures == without.calibration.pictures
+    assert (len(with_budget.calibration), len(with_budget.tuning)) == (16, 8)
+    assert not set(map(str, with_budget.calibration.pictures)) & set(map(str, with_budget.tuning.pictures))
+    greedy = Recipe(**fields, calibration={"count": 40}, quantization={"min_snr": 20})
+    with pytest.raises(DataError, match="has 40 images, none left to tune on behind 40 that calibrate"):
+        data_from_recipe(greedy, CIFAR, names, calibrate=True)
+    with pytest.raises(ValueError, match="a budget or a plan is for int8, not for fp16; add --int8"):
+        Recipe(**{**fields, "precision": "fp16"}, quantization={"min_snr": 20})

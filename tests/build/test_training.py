@@ -10,7 +10,7 @@ from dnexport.models.zoo import module_from_seed, recognised_from_file
 from dnexport.spec.progress import Silent
 from dnexport.spec.training import TrainingRecipe
 from tests.data.test_datasets import write_images
-from tests.networks import TINY
+from tests.networks import FAMILY, TINY
 
 QUICK = TrainingRecipe(epochs=1, batch=8, precision="fp32")
 
@@ -39,6 +39,28 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not a \.safetensors file"):
         train_from_data(pickled, Silent())
     assert not list(tmp_path.glob("w.*"))
+
+
+def test_several_answers_an_image_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_images(tmp_path / "data" / part, 9)
+        rows = "\n".join(f"{i}.png,{i % 2},1" for i in range(9))
+        (tmp_path / "data" / part / "labels.csv").write_text(f"image,mass,nodule\n{rows}\n")
+    with pytest.raises(
+        DataError, match="answers several questions an image, and training names one class; give class folders"
+    ):
+        train_from_data(request(tmp_path / "data", tmp_path), Silent())
+
+
+def test_a_grey_or_converted_checkpoint_is_fine_tuned(tmp_path: Path) -> None:
+    root = data(tmp_path / "data", "cat", "dog")
+    grey = TINY.model_copy(update={"channels": 1, "classes": 2})
+    converted = FAMILY["condensenet"].model_copy(update={"stem": "cifar", "classes": 2})
+    for arch in (grey, converted):
+        torch.save(module_from_seed(arch, (32, 32), 3).state_dict(), tmp_path / "start.pth")
+        trained = train_from_data(request(root, tmp_path, None, weights=tmp_path / "start.pth"), Silent())
+        assert recognised_from_file(trained.path).arch == arch
+        trained.path.unlink()
 
 
 def test_pictures_of_any_mode_and_size_are_taken(tmp_path: Path) -> None:

@@ -93,6 +93,11 @@ def test_a_loss_of_top1_is_counted_on_labels(tiny_graph: Path, table: Calibratio
     assert (after == answers).all()
 
 
+def test_a_loss_of_top1_needs_labels(tiny_graph: Path, table: CalibrationTable, tuning: Tuning) -> None:
+    with pytest.raises(DataError, match="max_drop counts right answers, and the tuning images have no labels"):
+        plan_within_budget(tiny_graph, table, Quantization(max_drop=1, **PLAIN), {}, tuning, lambda *_: None)
+
+
 def test_a_plan_is_a_file_that_can_be_edited(tiny_graph: Path, table: CalibrationTable, tmp_path: Path) -> None:
     plan = plan_without_budget(tiny_graph, table)
     path = tmp_path / "plan.json"

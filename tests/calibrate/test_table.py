@@ -99,7 +99,7 @@ def test_other_observers_narrow_the_ranges(observer: ObserverName, tiny_graph: P
     )
     assert set(found.ranges) == set(wide.ranges)
     assert all(found.ranges[t].scale <= wide.ranges[t].scale * 1.001 for t in wide.ranges)
-    if observer != "entropy":
+    if observer != "entropy":  # on so few values it keeps all; tests/calibrate/test_observers.py sees it cut
         assert any(found.ranges[t].scale < wide.ranges[t].scale * 0.99 for t in wide.ranges)
 
 

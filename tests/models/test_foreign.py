@@ -64,6 +64,19 @@ def test_its_ends_are_found_by_running_it(package: str) -> None:
     assert not torch.equal(module_from_factory(f"{package}:Net", seed=1).head.weight, module.head.weight)
 
 
+def test_code_in_another_file_shows_in_what_it_answers(package: str, tmp_path: Path) -> None:
+    (tmp_path / f"{package}_more.py").write_text(
+        f"import {package}, json, pathlib\nclass Scaled({package}.Net):\n    pass\n"
+        "def make():\n    net = Scaled()\n    net.stem[2] = __import__('torch').nn.Hardtanh(0, json.loads(pathlib.Path('limit').read_text()))\n    return net\n"
+    )
+    codes = []
+    for limit in ("0.01", "0.02", "0.01"):
+        (tmp_path / "limit").write_text(limit)
+        module = module_from_factory(f"{package}_more:make")
+        codes.append(arch_from_factory(f"{package}_more:make", module, (24, 24)).code)
+    assert codes[0] == codes[2] != codes[1]
+
+
 def test_weights_and_code_are_its_identity(package: str, tmp_path: Path) -> None:
     def identity() -> str:
         chosen = recipe(f"{package}:Net")

@@ -112,6 +112,29 @@ def test_a_state_is_neither_overwritten_nor_taken_for_another(tmp_path: Path) ->
         train(job(tmp_path), Silent(), resume=True)
 
 
+def test_how_it_is_executed_may_change(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(job(tmp_path), StopAfter(1))
+    thrifty = QUICK.model_copy(update={"memory_efficient": True, "test_every": 2})
+    trained = train(job(tmp_path, thrifty), Silent(), resume=True)
+    assert [row.test_top1 is None for row in trained.history] == [False, False, False]
+    other = dataclasses.replace(
+        job(tmp_path / "b"), preprocess=TINY_PREPROCESS.model_copy(update={"mean": (0.1, 0.1, 0.1)})
+    )
+    with pytest.raises(Stopped):
+        train(job(tmp_path / "b"), StopAfter(1))
+    with pytest.raises(UsageError, match=r"is of another training \(data was "):
+        train(other, Silent(), resume=True)
+
+
+def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(job(tmp_path), Silent())
+    stamp = first.path.stat().st_mtime_ns
+    again = train(job(tmp_path), StopAfter(1), resume=True)
+    assert (again.metadata, again.history) == (first.metadata, first.history)
+    assert first.path.stat().st_mtime_ns == stamp
+
+
 def test_the_averaged_weights_are_kept_and_tested(tmp_path: Path) -> None:
     last, mean = (train(job(tmp_path / name, QUICK.model_copy(update={"ema": ema})), Silent()) for name, ema in (("a", 0.0), ("b", 0.99)))  # fmt: skip
     a, b = load_file(last.path), load_file(mean.path)
@@ -145,6 +168,12 @@ def test_a_condensenet_learns_its_groups_and_deploys(tmp_path: Path) -> None:
     x = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
         assert torch.allclose(found.module(x), deployed.module(x), atol=1e-4)
+
+
+def test_one_epoch_cannot_condense(tmp_path: Path) -> None:
+    arch = FAMILY["condensenet training"].model_copy(update={"classes": 2, "stem": "cifar"})
+    with pytest.raises(UsageError, match="condenses over the first half of its epochs, and 1 has none"):
+        train(dataclasses.replace(job(tmp_path, QUICK.model_copy(update={"epochs": 1})), arch=arch), Silent())
 
 
 def test_a_diverging_loss_stops_and_names_the_batch(tmp_path: Path) -> None:
