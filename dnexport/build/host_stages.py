@@ -79,8 +79,9 @@ def export(context: Context) -> Path:
         "weights": context.source.digest(),
         "arch": context.network.arch.content_digest(),
         "input": list(context.network.preprocess.input_size),
+        "answers": context.network.answers,
     }
-    return context.stages.run("export", 1, inputs, make)
+    return context.stages.run("export", 2, inputs, make)
 
 
 def canonical(context: Context, exported: Path) -> Path:

@@ -98,6 +98,8 @@ class Network(Record):
         assumed: fields of ``preprocess``, and of ``arch``, that neither a flag nor the checkpoint stated.
         class_names: one a class.
         multi_label: each class is a question of its own (a sigmoid each), not one of several.
+        answers: digest of what a module of the user's answered here: code that no known file shows (helpers,
+            configurations) shows in that.
     """
 
     arch: Arch
@@ -106,6 +108,7 @@ class Network(Record):
     assumed: tuple[str, ...]
     class_names: tuple[str, ...]
     multi_label: bool = False
+    answers: str | None = None
 
     def factory(self, source: Source) -> ModuleFactory:
         """Makes the module of this network."""
@@ -228,7 +231,7 @@ def _foreign_network(recipe: Recipe, source: Source) -> Network:
 
     assert source.model is not None
     module = module_from_factory(source.model, seed=source.seed, weights=source.file)
-    arch = arch_from_factory(source.model, module, recipe.preprocess.input_size or IMAGENET.input_size)
+    arch, answers = arch_from_factory(source.model, module, recipe.preprocess.input_size or IMAGENET.input_size)
     if recipe.classes not in (None, arch.classes):
         raise ArchError(f"model {source.model} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
     if source.file is None:
@@ -241,6 +244,7 @@ def _foreign_network(recipe: Recipe, source: Source) -> Network:
         preprocess=preprocess,
         assumed=assumed,
         class_names=_class_names(recipe, (), arch),
+        answers=answers,
     )
 
 

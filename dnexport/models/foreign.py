@@ -43,8 +43,8 @@ def module_from_factory(factory: str, *, seed: int = 0, weights: Path | None = N
     return module.eval()
 
 
-def arch_from_factory(factory: str, module: nn.Module, input_size: tuple[int, int]) -> ModuleArch:
-    """What a module is, by running it once.
+def arch_from_factory(factory: str, module: nn.Module, input_size: tuple[int, int]) -> tuple[ModuleArch, str]:
+    """What a module is, by running it once; and the digest of what it answered on this machine.
 
     Raises:
         ArchError: it does not run, or gives no [images, classes].
@@ -61,14 +61,11 @@ def arch_from_factory(factory: str, module: nn.Module, input_size: tuple[int, in
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
         got = f"a tensor of {list(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
         raise ArchError(f"model {factory} gives {got} for 2 images, not [2, classes]", "wrap it so that it does")
-    # Code that no file here shows (helpers, configurations) shows in what it answers.
-    code = hashlib.sha256(
-        (_code_digest(factory, module) + hashlib.sha256(logits.numpy().tobytes()).hexdigest()).encode()
-    )
     counted = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return ModuleArch(
-        factory=factory, code=code.hexdigest(), counted=counted, channels=channels, classes=logits.shape[1]
+    arch = ModuleArch(
+        factory=factory, code=_code_digest(factory, module), counted=counted, channels=channels, classes=logits.shape[1]
     )
+    return arch, hashlib.sha256(logits.numpy().tobytes()).hexdigest()
 
 
 def state_digest(module: nn.Module) -> str:

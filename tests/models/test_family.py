@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from dnexport.calibrate.collect import ranges_from_batches
+from dnexport.calibrate.quantize import quantize
+from dnexport.calibrate.rounding import rounded_weights
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.validate import Samples, validate_engine
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path, save_model
-from dnexport.graph.insert_qdq import InsertQdq, quantization_points
+from dnexport.graph.insert_qdq import quantization_points
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv, converted
 from dnexport.models.export import compare_graphs, export_onnx, reference_logits
@@ -22,6 +24,7 @@ from dnexport.spec.archs import NAMED, AnyArch, CondenseNetArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
+from dnexport.spec.quantization import Quantization
 from dnexport.spec.target import Target
 from tests.graph.test_insert_qdq import table
 from tests.networks import FAMILY, check_arithmetic
@@ -93,8 +96,13 @@ def test_engines_are_the_network(name: str, precision: Precision, target: str, g
     model = model_from_path(path)
     if precision is Precision.INT8:
         points = quantization_points(model)
-        ranges = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], "minmax", lambda _: None)
-        apply((InsertQdq(table(ranges)),), model)
+        seen = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], lambda _: None)
+        ranges, how = table({name: observer.range(name) for name, observer in seen.items()}), Quantization()
+        images = iter([batch(32, seed=2)])
+        rounded = rounded_weights(
+            model_from_path(path), ranges, images, 32, centre=how.centre, compensate=True, tick=lambda _: None
+        )
+        quantize(model, ranges, how, rounded)
         assert census_from_model(model).conv_macs_by_precision == {"int8": pytest.approx(1.0)}
     parsed = Target.parse(target)
     apply(passes_for(precision, parsed), model)

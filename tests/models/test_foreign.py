@@ -58,7 +58,7 @@ def recipe(model: str, **values: object) -> Recipe:
 
 def test_its_ends_are_found_by_running_it(package: str) -> None:
     module = module_from_factory(f"{package}:Net")
-    arch = arch_from_factory(f"{package}:Net", module, (24, 24))
+    arch, _ = arch_from_factory(f"{package}:Net", module, (24, 24))
     assert (arch.channels, arch.classes, arch.parameters) == (1, 7, 8 * 9 + 16 + 8 * 7 + 7)
     assert torch.equal(module_from_factory(f"{package}:Net").head.weight, module.head.weight)
     assert not torch.equal(module_from_factory(f"{package}:Net", seed=1).head.weight, module.head.weight)
@@ -69,12 +69,15 @@ def test_code_in_another_file_shows_in_what_it_answers(package: str, tmp_path: P
         f"import {package}, json, pathlib\nclass Scaled({package}.Net):\n    pass\n"
         "def make():\n    net = Scaled()\n    net.stem[2] = __import__('torch').nn.Hardtanh(0, json.loads(pathlib.Path('limit').read_text()))\n    return net\n"
     )
-    codes = []
+    found = []
     for limit in ("0.01", "0.02", "0.01"):
         (tmp_path / "limit").write_text(limit)
-        module = module_from_factory(f"{package}_more:make")
-        codes.append(arch_from_factory(f"{package}_more:make", module, (24, 24)).code)
-    assert codes[0] == codes[2] != codes[1]
+        chosen = recipe(f"{package}_more:make")
+        network = network_from_source(chosen, source_from_recipe(chosen, Silent()))
+        found.append((network.arch.code, network.answers))
+    assert found[0] == found[2]
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
 
 
 def test_weights_and_code_are_its_identity(package: str, tmp_path: Path) -> None:

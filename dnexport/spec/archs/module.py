@@ -13,7 +13,7 @@ class ModuleArch(ArchRecord):
 
     Attributes:
         factory: ``package.module:callable``, which makes it without arguments.
-        code: SHA-256 over the source files of its classes and of the factory, and over what it answers.
+        code: SHA-256 of the source files of its classes and of the factory.
         counted: trainable parameters.
     """
 
