@@ -123,6 +123,11 @@ def _mse_threshold(histogram: Histogram) -> float:
 
 def _entropy_threshold(histogram: Histogram) -> float:
     counts, width = _magnitudes(histogram)
+    # Behind a ReLU most values are 0, which every scale holds exactly; left in, they would drown the rest. The first
+    # bin gets its neighbour's count, as in NVIDIA's pytorch-quantization.
+    counts[0] = counts[1]
+    if not counts.any():
+        return float(BINS * width)
     divergences = [_divergence(counts, int(bins)) for bins in _candidates()]
     return float(_candidates()[int(np.argmin(divergences))] * width)
 

@@ -43,6 +43,12 @@ def test_mse_is_near_the_best_threshold_of_a_fine_search() -> None:
     assert mean_squared_error(LONG_TAILED, found.hi) < 1.1 * best
 
 
+def test_zeros_do_not_drown_the_rest() -> None:
+    sparse = np.concatenate([HALF_NORMAL, np.zeros(9 * len(HALF_NORMAL), np.float32)])
+    assert observed(sparse, "entropy").hi == pytest.approx(observed(HALF_NORMAL, "entropy").hi, rel=0.05)
+    assert observed(sparse, "entropy").hi > 2.5
+
+
 def test_entropy_cuts_a_long_tail_and_keeps_a_uniform() -> None:
     assert observed(LONG_TAILED, "entropy").hi < 20
     uniform = np.random.default_rng(1).uniform(0, 5, 200_000).astype(np.float32)
