@@ -22,7 +22,8 @@ from dnexport.models.zoo import module_from_arch
 from dnexport.spec.archs import arch_from_text
 from dnexport.spec.progress import Silent
 from dnexport.spec.training import TRAINING_RECIPES
-from dnexport.train.loop import Job, Run, fabric_for
+from dnexport.train.job import Job
+from dnexport.train.loop import Run, fabric_for
 
 LEAST = 0.97
 IMAGES, BLOCKS, STEPS = 2048, 25, 6

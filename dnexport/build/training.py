@@ -12,7 +12,8 @@ from dnexport.spec.archs import FamilyArch, arch_from_text
 from dnexport.spec.preprocess import DIGITS, Preprocess
 from dnexport.spec.progress import Progress
 from dnexport.spec.training import TrainingRecipe
-from dnexport.train.loop import Job, Trained, train
+from dnexport.train.job import Job, Trained
+from dnexport.train.loop import train
 
 
 @dataclass(frozen=True)

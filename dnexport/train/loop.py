@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnexport.data.datasets import ImageSet, Splits
+from dnexport.data.datasets import ImageSet
 from dnexport.data.images import PixelBatch, input_from_pixels
 from dnexport.data.stored import LARGEST_STORE, store_size, stored_pixels
 from dnexport.data.workers import default_workers
@@ -32,15 +31,15 @@ from dnexport.models.checkpoint import METADATA_KEY, state_from_file
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv
 from dnexport.models.zoo import module_from_arch
 from dnexport.report.plots import training_curves
-from dnexport.spec.archs import FamilyArch
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress, Silent
-from dnexport.spec.record import digest_from_json, write_atomically
+from dnexport.spec.record import write_atomically
 from dnexport.spec.training import CheckpointMetadata, EpochRow, TrainingRecipe
 from dnexport.train.average import averaged_model
+from dnexport.train.job import Job, Trained
 from dnexport.train.loading import Loader, MicroBatch, check_enough
 from dnexport.train.schedule import share
-from dnexport.train.state import Identity, State, load_state, save_state
+from dnexport.train.state import State, load_state, save_state
 
 _FINITE_EVERY = 16
 # Batch-norm statistics are each process's own; PyTorch 2.13 has a new name for that.
@@ -50,71 +49,6 @@ _OWN_STATISTICS: dict[str, Any] = (
     else {"broadcast_buffers": False}
 )
 _TEST_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that determines a training.
-
-    Attributes:
-        arch: the network.
-        arch_name: its name, where it has one.
-        splits: training and held-out part.
-        preprocess: of its input.
-        recipe: how.
-        output: the checkpoint to write; the state, the log and the curves lie beside it.
-        start: state dict to begin with; None for He initialisation.
-        workers: processes that decode pictures; None is one a processor.
-        accelerator: ``cpu``, ``cuda`` or ``auto``.
-    """
-
-    arch: FamilyArch
-    arch_name: str | None
-    splits: Splits
-    preprocess: Preprocess
-    recipe: TrainingRecipe
-    output: Path
-    start: dict[str, Tensor] | None = None
-    workers: int | None = None
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @property
-    def state_path(self) -> Path:
-        """Of the state between epochs."""
-        return self.output.with_suffix(".state")
-
-    @property
-    def log_path(self) -> Path:
-        """Of the log: JSON, one line an epoch."""
-        return self.output.with_suffix(".jsonl")
-
-    @property
-    def curves_path(self) -> Path:
-        """Of the picture of the curves."""
-        return self.output.with_suffix(".png")
-
-    def identity(self) -> Identity:
-        """What a resumed training must share with this one; how it is executed may change."""
-        recipe = self.recipe.model_copy(update={"memory_efficient": False, "compile": False, "test_every": 1})
-        parts = [self.splits.train.digest(), self.splits.test.digest(), self.preprocess.content_digest()]
-        return Identity(self.arch, recipe, digest_from_json(parts))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training gave.
-
-    Attributes:
-        path: the checkpoint.
-        metadata: as stored in it.
-        history: every epoch.
-        seconds: of this call.
-    """
-
-    path: Path
-    metadata: CheckpointMetadata
-    history: tuple[EpochRow, ...]
-    seconds: float
 
 
 def train(job: Job, progress: Progress, *, resume: bool = False) -> Trained:

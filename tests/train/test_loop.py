@@ -19,7 +19,8 @@ from dnexport.models.zoo import module_from_seed, recognised_from_file
 from dnexport.spec.progress import Silent
 from dnexport.spec.training import TrainingRecipe
 from dnexport.train import loop
-from dnexport.train.loop import Job, train
+from dnexport.train.job import Job
+from dnexport.train.loop import train
 from tests.data.test_datasets import write_images
 from tests.networks import FAMILY, TINY, TINY_PREPROCESS
 
