@@ -3,10 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dnexport.build.network import default_preprocess
-from dnexport.data.datasets import splits_from_source
+from dnexport.data.datasets import Splits, splits_from_source
 from dnexport.errors import DataError, StorageError, UsageError
 from dnexport.spec.archs import FamilyArch, arch_from_text
 from dnexport.spec.preprocess import DIGITS, Preprocess
@@ -14,6 +14,9 @@ from dnexport.spec.progress import Progress
 from dnexport.spec.training import TrainingRecipe
 from dnexport.train.job import Job, Trained
 from dnexport.train.loop import train
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,61 +56,76 @@ def train_from_data(request: TrainingRequest, progress: Progress) -> Trained:
         UsageError: the output is no ``.safetensors`` file, or as `train` says.
         BuildFailed: the loss is not finite.
     """
-    output = request.output
-    if output.suffix != ".safetensors":
-        raise UsageError(f"output {output} is not a .safetensors file", "write --output model.safetensors")
-    if request.arch is None and request.weights is None:
-        raise UsageError("neither --arch nor --weights says what to train", "give --arch NAME")
-    arch = arch_from_text(request.arch) if request.arch else None
-    splits = splits_from_source(request.source)
-    classes = len(splits.train.classes)
-    if splits.train.answers is not None:
-        raise DataError(
-            f"data {request.source} answers several questions an image, and training names one class",
-            "give class folders",
-        )
-    if classes < 2:
-        raise DataError(f"data {request.source} has fewer than two classes", "give at least two class folders")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(output.parent, os.W_OK):
-        raise StorageError(f"cannot write {output}: permission denied", "choose an --output you may write to")
-    start = None
-    preprocess: Preprocess | None = DIGITS if request.source == "digits" else None
-    if request.weights is not None:
-        from dnexport.models.zoo import recognised_from_file
-
-        found = recognised_from_file(request.weights, arch, new_head=classes if request.new_head else None)
-        if found.arch.classes != classes:
-            raise DataError(
-                f"data {request.source} has {classes} classes and checkpoint {request.weights} {found.arch.classes}",
-                "add --new-head to replace its classifier",
-            )
-        arch, start = found.arch, found.module.state_dict()
-        preprocess = preprocess or (found.metadata.preprocess if found.metadata else None)
-    assert arch is not None
-    preprocess = preprocess or default_preprocess(arch)
-    if request.weights is None:
-        arch = arch.model_copy(update={"channels": preprocess.planes, "classes": classes})
-        if arch.family == "condensenet":
-            arch = arch.model_copy(update={"form": "training"})
-    elif arch.channels != preprocess.planes:
-        raise DataError(
-            f"checkpoint {request.weights} takes {arch.channels} channels and data {request.source} has "
-            f"{preprocess.planes}",
-            "give another checkpoint",
-        )
+    _check_request(request)
+    splits = _splits(request.source)
+    arch, preprocess, start = _starting_point(request, len(splits.train.classes))
     job = Job(
         arch=_with_dropout(arch, request.recipe),
         arch_name=request.arch,
         splits=splits,
         preprocess=preprocess,
         recipe=request.recipe,
-        output=output,
+        output=request.output,
         start=start,
         workers=request.workers,
         accelerator=request.accelerator,
     )
     return train(job, progress, resume=request.resume)
+
+
+def _check_request(request: TrainingRequest) -> None:
+    output = request.output
+    if output.suffix != ".safetensors":
+        raise UsageError(f"output {output} is not a .safetensors file", "write --output model.safetensors")
+    if request.arch is None and request.weights is None:
+        raise UsageError("neither --arch nor --weights says what to train", "give --arch NAME")
+    if request.new_head and request.weights is None:
+        raise UsageError("a new head replaces the one of a checkpoint, and there is none", "add --weights FILE")
+    if request.arch:
+        arch_from_text(request.arch)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(output.parent, os.W_OK):
+        raise StorageError(f"cannot write {output}: permission denied", "choose an --output you may write to")
+
+
+def _splits(source: str) -> Splits:
+    splits = splits_from_source(source)
+    if splits.train.answers is not None:
+        raise DataError(
+            f"data {source} answers several questions an image, and training names one class", "give class folders"
+        )
+    if len(splits.train.classes) < 2:
+        raise DataError(f"data {source} has fewer than two classes", "give at least two class folders")
+    return splits
+
+
+def _starting_point(
+    request: TrainingRequest, classes: int
+) -> tuple[FamilyArch, Preprocess, dict[str, "Tensor"] | None]:
+    """The network, its input, and the weights it starts with: the checkpoint's, or none."""
+    wanted = arch_from_text(request.arch) if request.arch else None
+    stated = DIGITS if request.source == "digits" else None
+    if request.weights is None:
+        assert wanted is not None
+        preprocess = stated or default_preprocess(wanted)
+        form = {"form": "training"} if wanted.family == "condensenet" else {}
+        return wanted.model_copy(update={"channels": preprocess.planes, "classes": classes, **form}), preprocess, None
+    from dnexport.models.zoo import recognised_from_file
+
+    found = recognised_from_file(request.weights, wanted, new_head=classes if request.new_head else None)
+    if found.arch.classes != classes:
+        raise DataError(
+            f"data {request.source} has {classes} classes and checkpoint {request.weights} {found.arch.classes}",
+            "add --new-head to replace its classifier",
+        )
+    preprocess = stated or (found.metadata.preprocess if found.metadata else default_preprocess(found.arch))
+    if found.arch.channels != preprocess.planes:
+        raise DataError(
+            f"checkpoint {request.weights} takes {found.arch.channels} channels and data {request.source} has "
+            f"{preprocess.planes}",
+            "give another checkpoint",
+        )
+    return found.arch, preprocess, found.module.state_dict()
 
 
 def _with_dropout(arch: FamilyArch, recipe: TrainingRecipe) -> FamilyArch:

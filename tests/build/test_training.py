@@ -35,6 +35,10 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
         train_from_data(request("digits", tmp_path, "bc-40-13x"), Silent())
     with pytest.raises(UsageError, match="neither --arch nor --weights says what to train"):
         train_from_data(request("digits", tmp_path, None), Silent())
+    with pytest.raises(
+        UsageError, match="a new head replaces the one of a checkpoint, and there is none; add --weights"
+    ):
+        train_from_data(request("digits", tmp_path, new_head=True), Silent())
     pickled = TrainingRequest("digits", "bc-40-12", QUICK, tmp_path / "w.pth")
     with pytest.raises(UsageError, match=r"is not a \.safetensors file"):
         train_from_data(pickled, Silent())
