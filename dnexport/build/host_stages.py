@@ -19,7 +19,7 @@ from dnexport.errors import RecipeError
 from dnexport.runtimes.arrays import available_threads
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress
-from dnexport.spec.quantization import CalibrationTable, QuantizationPlan
+from dnexport.spec.quantization import CalibrationTable, Placement, QuantizationPlan
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import digest_from_file
 
@@ -160,25 +160,27 @@ def calibrate(context: Context, graph: Path) -> Path:
         "observer": context.recipe.calibration.observer,
         "percentile": context.recipe.calibration.percentile,
     }
-    return context.stages.run("calibrate", 2, inputs, make)
+    return context.stages.run("calibrate", 3, inputs, make)
 
 
-def quantize(context: Context, graph: Path, table: Path) -> Path:
-    """``model.onnx`` with Q/DQ.
+def quantize(context: Context, graph: Path, table: Path, placement: Placement) -> Path:
+    """``model.onnx`` with Q/DQ, and the plan it follows.
 
     Raises:
+        BudgetFailed: no plan of this placement meets the budget.
         DataError: no table, one of another graph or preprocessing, or calibration images that are also test images.
+        GraphError: the graph cannot be quantized so.
     """
     content: CalibrationTable = table_from_path(table)
     if content.synthetic:
         context.progress.warn("INT8 is calibrated on SYNTHETIC images: latency means something, accuracy does not")
 
-    options, images, network = context.recipe.quantization, context.data.calibration, context.network
-    tuning = context.data.tuning
+    options = context.recipe.quantization.model_copy(update={"placement": placement})
+    images, network, tuning = context.data.calibration, context.network, context.data.tuning
     plan_file = Path(options.plan) if options.plan is not None else None
 
     def make(folder: Path) -> None:
-        from dnexport.calibrate.quantize import quantize, rounded_from_images
+        from dnexport.calibrate.quantize import prepare, quantize, rounded_from_images
         from dnexport.calibrate.sensitivity import Tuning, plan_from_path, plan_within_budget, plan_without_budget
         from dnexport.graph.contract import model_from_path, save_model
 
@@ -186,21 +188,25 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         if tuning is not None:
             check_disjoint(content, tuning, network.preprocess, "tuning")
         check_table(content, (graph / "digest").read_text(encoding="utf-8"), network.preprocess)
-        source = graph / MODEL
-        rounded = rounded_from_images(source, content, options, images, network.preprocess, context.progress)
+        prepared = prepare(graph / MODEL, content, options, network.preprocess, folder / "prepared.onnx")
+        source, known = prepared.graph, prepared.table
+        rounded = rounded_from_images(source, known, options, images, network.preprocess, context.progress)
         if plan_file is not None:
-            plan = plan_from_path(plan_file, source, content)
+            plan = plan_from_path(plan_file, source, known, placement)
         elif tuning is not None:
             seen = input_from_pixels(tuning.pixels(network.preprocess), network.preprocess)
-            known = Tuning(seen, np.asarray(tuning.labels, np.int64))
-            plan = plan_within_budget(source, content, options, rounded, known, context.progress.advance)
+            judges = Tuning(seen, np.asarray(tuning.labels, np.int64))
+            plan = plan_within_budget(source, known, options, rounded, judges, context.progress.advance)
         else:
-            plan = plan_without_budget(source, content)
+            plan = plan_without_budget(source, known, options)
         model = model_from_path(source)
-        applied = quantize(model, content, options, rounded, plan.kept)
+        applied = quantize(model, known, options, rounded, plan.kept)
         save_model(model, folder / MODEL)
+        source.unlink()
         (folder / PLAN).write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
+        rows = [
+            {"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in (*prepared.applied, *applied)
+        ]
         (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     inputs = {
@@ -213,13 +219,12 @@ def quantize(context: Context, graph: Path, table: Path) -> Path:
         "images": images.digest() if images is not None and options.needs_images else None,
         "tuning": tuning.digest() if tuning is not None else None,
     }
-    folder = context.stages.run("quantize", 2, inputs, make)
-    plan = QuantizationPlan.model_validate_json((folder / PLAN).read_bytes())
-    if plan.kept:
-        context.progress.warn(
-            f"{len(plan.kept)} of {len(plan.layers)} convolutions stay in float; the bundle's {PLAN} says which and why"
-        )
-    return folder
+    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 3, inputs, make)
+
+
+def plan_from_file(path: Path) -> QuantizationPlan:
+    """The plan that a stage has written."""
+    return QuantizationPlan.model_validate_json(path.read_bytes())
 
 
 def _load(recipe: Recipe, source: Source, stages: Stages) -> Network:

@@ -22,9 +22,10 @@ from dnexport.build.host_stages import (
     canonical,
     context_from_recipe,
     export,
-    quantize,
+    plan_from_file,
     reference,
 )
+from dnexport.build.placement import Quantized, quantized
 from dnexport.build.target_stages import TargetOutcome, build_target, place
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import Bundle
@@ -76,8 +77,10 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
     exported = export(context)
     graph = canonical(context, exported)
     referenced = reference(context, exported)
-    table = _table(context, graph) if recipe.precision is Precision.INT8 else None
-    model = quantize(context, graph, table) if table else graph
+    int8: Quantized | None = None
+    if recipe.precision is Precision.INT8:
+        int8 = quantized(context, graph, _table(context, graph), referenced, targets)
+    model = int8.model if int8 else graph
     outcomes = [build_target(context, chosen, model, referenced) for chosen in targets]
     failures = tuple(outcome.failure for outcome in outcomes if outcome.failure)
     if len(failures) == len(outcomes):
@@ -86,7 +89,7 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
         outcomes = _benched(context, outcomes, referenced)
     for failed in (o.report for o in outcomes if o.failure):
         recording.warn(f"target {failed.target} failed: {failed.error}")
-    bundle = _pack(context, outcomes, model, referenced, table, output, recording.warnings)
+    bundle = _pack(context, outcomes, model, referenced, int8, output, recording.warnings)
     return Built(bundle, failures)
 
 
@@ -149,19 +152,19 @@ def _pack(
     outcomes: Sequence[TargetOutcome],
     model: Path,
     referenced: Path,
-    table: Path | None,
+    int8: Quantized | None,
     output: Path,
     warnings: Sequence[str],
 ) -> Bundle:
     with staging(output) as folder:
         shutil.copyfile(model / MODEL, folder / MODEL)
         shutil.copyfile(referenced / GOLDEN, folder / GOLDEN)
-        if table is not None:
-            shutil.copyfile(table, folder / TABLE)
-            shutil.copyfile(model / PLAN, folder / PLAN)
+        if int8 is not None:
+            shutil.copyfile(int8.table, folder / TABLE)
+            shutil.copyfile(int8.plan, folder / PLAN)
         for outcome in outcomes:
             place(outcome, folder)
-        manifest = _manifest(context, outcomes, referenced, table, warnings)
+        manifest = _manifest(context, outcomes, referenced, int8, warnings)
         reports = {outcome.report.target: outcome.report for outcome in outcomes}
         page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
         (folder / "report.html").write_text(page, encoding="utf-8")
@@ -170,12 +173,15 @@ def _pack(
 
 
 def _manifest(
-    context: Context, outcomes: Sequence[TargetOutcome], referenced: Path, table: Path | None, warnings: Sequence[str]
+    context: Context,
+    outcomes: Sequence[TargetOutcome],
+    referenced: Path,
+    int8: Quantized | None,
+    warnings: Sequence[str],
 ) -> Manifest:
     network = context.network
     with np.load(referenced / GOLDEN) as golden:
         labels = golden["labels"]
-    summary = CalibrationTable.model_validate_json(table.read_bytes()) if table else None
     return Manifest(
         name=context.recipe.name,
         recipe=_resolved(context, outcomes),
@@ -193,19 +199,28 @@ def _manifest(
             labelled=int((labels >= 0).any(axis=1).sum() if labels.ndim == 2 else (labels >= 0).sum()),
         ),
         reference=_reference_run(context, referenced),
-        calibration=CalibrationSummary(
-            calibration_set=summary.calibration_set,
-            images=len(summary.image_digests),
-            tensors=len(summary.ranges),
-            synthetic=summary.synthetic,
-        )
-        if summary
-        else None,
+        calibration=_calibration(int8) if int8 else None,
         targets={outcome.report.target: outcome.chosen.target.slug for outcome in outcomes},
         stages=context.stages.runs,
         environment=environment(),
         warnings=tuple(warnings),
         files={},
+    )
+
+
+def _calibration(int8: Quantized) -> CalibrationSummary:
+    table = CalibrationTable.model_validate_json(int8.table.read_bytes())
+    plan = plan_from_file(int8.plan)
+    return CalibrationSummary(
+        calibration_set=table.calibration_set,
+        images=len(table.image_digests),
+        tensors=len(table.ranges),
+        synthetic=table.synthetic,
+        placement=plan.placement,
+        layers=len(plan.layers),
+        kept=len(plan.kept),
+        trials=plan.trials,
+        measured_on=plan.measured_on,
     )
 
 

@@ -61,8 +61,10 @@ class Stages:
         reused = _whole(folder)
         if not reused:
             self._make(folder, identity, make)
-        self.runs[name] = StageRun(seconds=round(time.monotonic() - began, 3), reused=reused)
-        self._progress.finish(self.runs[name].seconds, reused=reused)
+        seconds = round(time.monotonic() - began, 3)
+        earlier = self.runs.get(name, StageRun(seconds=0, reused=True))  # a stage may be run on several graphs
+        self.runs[name] = StageRun(seconds=earlier.seconds + seconds, reused=earlier.reused and reused)
+        self._progress.finish(seconds, reused=reused)
         return folder
 
     def measure(self, name: str, work: Callable[[], Any]) -> Any:

@@ -52,7 +52,7 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
     name = str(chosen.target)
     lowered: Path | None = None
     try:
-        lowered = _lower(context, chosen.target, model)
+        lowered = lower(context, chosen.target, model)
         census = Census.model_validate_json((lowered / "census.json").read_bytes())
         report = TargetReport(target=name, status="prepared", companion=chosen.companion, census=census)
         if chosen.action == "prepare":
@@ -60,7 +60,7 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
                 f"prepared only ({chosen.reason}): its lowered graph is in the bundle, for the device to build from",
             )
             return TargetOutcome(chosen, _with_graph_accuracy(context, report, lowered, referenced, notes), lowered)
-        compiled = _compile(context, chosen.target, lowered)
+        compiled = compile_lowered(context, chosen.target, lowered)
         engine = compiled / runtime_for(chosen.target).engine_file
         report = report.model_copy(
             update={
@@ -104,7 +104,9 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
     )
 
 
-def _lower(context: Context, target: Target, model: Path) -> Path:
+def lower(context: Context, target: Target, model: Path) -> Path:
+    """The typed graph of a target (``model.onnx``), and its ``census.json``."""
+
     def make(folder: Path) -> None:
         from dnexport.graph.census import census_from_model
         from dnexport.graph.contract import apply, model_from_path, save_model
@@ -124,7 +126,13 @@ def _lower(context: Context, target: Target, model: Path) -> Path:
     return context.stages.run(f"lower:{target}", 1, inputs, make)
 
 
-def _compile(context: Context, target: Target, lowered: Path) -> Path:
+def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
+    """The engine of a target, and what its build proves of its precision (``compiled.json``).
+
+    Raises:
+        BuildFailed: the runtime refuses the graph.
+        WorkerCrashed: it crashes.
+    """
     recipe = context.recipe
 
     def make(folder: Path) -> None:

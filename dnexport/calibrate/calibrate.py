@@ -12,6 +12,7 @@ from dnexport.data.datasets import ImageSet, digest_from_pixels
 from dnexport.data.images import InputBatch, PixelBatch, input_from_pixels
 from dnexport.errors import DataError
 from dnexport.graph.contract import model_digest, model_from_path
+from dnexport.graph.dense_blocks import states
 from dnexport.graph.insert_qdq import quantization_points
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
@@ -47,8 +48,8 @@ def table_from_images(
         return pixels
 
     first = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
-    observers = ranges_from_batches(model, tensors, first, tick)
-    ranges = {tensor: observer.range(tensor) for tensor, observer in observers.items()}
+    found = ranges_from_batches(model, tensors, first, tick, states(model))
+    ranges = {tensor: observer.range(tensor) for tensor, observer in found.ranges.items()}
     if calibration_set.observer != "minmax":
         histograms = histograms_from_batches(model_from_path(graph), ranges, _inputs(images, preprocess), tick)
         ranges = {tensor: narrowed(histogram, calibration_set) for tensor, histogram in histograms.items()}
@@ -61,8 +62,9 @@ def table_from_images(
         preprocess_digest=preprocess.content_digest(),
         synthetic=images.name == "synthetic",
         coverage={name: counts[index] for index, name in enumerate(names)},
-        convergence=_convergence(observers),
+        convergence=_convergence(found.ranges),
         ranges=ranges,
+        magnitudes={state: tuple(map(float, each)) for state, each in found.magnitudes.items()},
     )
 
 

@@ -5,6 +5,7 @@ themselves are needed, one image's are held at a time; all of densenet121's take
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,30 +25,46 @@ if TYPE_CHECKING:
 Tick = Callable[[int], None]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a pass over images found.
+
+    Attributes:
+        ranges: of whole tensors.
+        magnitudes: the largest |x| of each channel of the states, float32 [channels].
+    """
+
+    ranges: dict[str, MinMax]
+    magnitudes: dict[str, np.ndarray]
+
+
 def ranges_from_batches(
-    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart], tick: Tick
-) -> dict[str, MinMax]:
-    """The ranges of ``tensors`` over ``batches``, and how they grew.
+    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart], tick: Tick, states: Sequence[str] = ()
+) -> Seen:
+    """The ranges of ``tensors`` over ``batches`` and how they grew, and the magnitudes of ``states`` by channel.
 
     Args:
         model: float graph; changed by this function, pass a copy.
         tensors: names of values in the graph.
         batches: float32 inputs.
         tick: told the number of images after each batch.
+        states: names of values in the graph (`graph.dense_blocks`).
 
     Raises:
         GraphError: a tensor is not in the graph.
     """
-    session = _tapped_session(model, tensors)
+    session = _tapped_session(model, tensors, states)
     observers = {tensor: MinMax() for tensor in tensors}
+    magnitudes: dict[str, np.ndarray] = {}
     for images in batches:
-        extremes = session.run(
-            [f"tap{i}_{end}" for i in range(len(tensors)) for end in ("low", "high")], {INPUT: images}
-        )
-        for index, tensor in enumerate(tensors):
-            observers[tensor].update(extremes[2 * index], extremes[2 * index + 1])
+        extremes = iter(session.run(None, {INPUT: images})[1:])
+        for tensor in tensors:
+            observers[tensor].update(next(extremes), next(extremes))
+        for state in states:
+            largest = np.maximum(-next(extremes), next(extremes)).max(axis=0)
+            magnitudes[state] = np.maximum(largest, magnitudes.get(state, 0))
         tick(len(images))
-    return observers
+    return Seen(observers, magnitudes)
 
 
 def histograms_from_batches(
@@ -89,16 +106,17 @@ def _values(model: ir.Model, tensors: Sequence[str]) -> dict[str | None, ir.Valu
     return values
 
 
-def _tapped_session(model: ir.Model, tensors: Sequence[str]) -> "onnxruntime.InferenceSession":
-    """The graph with a ReduceMin and a ReduceMax over all axes but the batch for each tensor."""
-    graph, values = model.graph, _values(model, tensors)
-    axes = add_initializer(model, "tap_axes", np.array([1, 2, 3], np.int64))
-    for index, tensor in enumerate(tensors):
+def _tapped_session(model: ir.Model, tensors: Sequence[str], states: Sequence[str]) -> "onnxruntime.InferenceSession":
+    """The graph with the logits first, then least and greatest values of each tensor and each state's channels."""
+    graph, values = model.graph, _values(model, (*tensors, *states))
+    whole = add_initializer(model, "tap_axes", np.array([1, 2, 3], np.int64))
+    pixels = add_initializer(model, "tap_pixels", np.array([2, 3], np.int64))
+    for index, (tensor, axes) in enumerate([*((t, whole) for t in tensors), *((s, pixels) for s in states)]):
         for operator, end in (("ReduceMin", "low"), ("ReduceMax", "high")):
             node = ir.node(operator, [values[tensor], axes], attributes={"keepdims": 0}, name=f"tap{index}_{end}")
             node.outputs[0].name = f"tap{index}_{end}"
             node.outputs[0].dtype = ir.DataType.FLOAT
-            node.outputs[0].shape = ir.Shape(["batch"])
+            node.outputs[0].shape = ir.Shape(["batch"] if axes is whole else ["batch", None])
             graph.append(node)
             graph.outputs.append(node.outputs[0])
     return float_session(ir.to_proto(model).SerializeToString())

@@ -1,6 +1,7 @@
 """Which layers stay in float so that a budget holds.
 
-Each convolution alone is quantized once, and the noise it leaves in the logits of the tuning images is its sensitivity.
+Each convolution alone is quantized once, and in placement ``state`` each dense block; the noise that is left in the
+logits of the tuning images is its sensitivity.
 The layers that leave most go back to float, as few as a bisection finds to be enough; the whole is then measured, since
 noises need not add.
 """
@@ -13,16 +14,15 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import ValidationError
 
-from dnexport.calibrate.quantize import quantize
+from dnexport.calibrate.quantize import kept_by_policy, quantizable_layers, quantize
 from dnexport.calibrate.rounding import Rounded
 from dnexport.data.images import InputBatch
 from dnexport.errors import BudgetFailed, DataError
-from dnexport.graph.contract import INPUT, model_digest, model_from_path
-from dnexport.graph.values import constant_array, name_of
+from dnexport.graph.contract import INPUT, model_from_path
 from dnexport.measure.accuracy import snr_db
 from dnexport.runtimes.arrays import Logits
 from dnexport.runtimes.onnxruntime import float_session
-from dnexport.spec.quantization import CalibrationTable, PlannedLayer, Quantization, QuantizationPlan
+from dnexport.spec.quantization import CalibrationTable, Placement, PlannedLayer, Quantization, QuantizationPlan
 
 _BATCH = 16
 
@@ -60,14 +60,15 @@ def plan_within_budget(
             "give data with one label an image, or --min-snr",
         )
     model = model_from_path(graph)
-    layers = _layers(model, table)
+    policy = kept_by_policy(model, options)
+    layers = [each for each in quantizable_layers(model, table, options.settled_placement) if each not in policy]
     reference = _logits(model, tuning)
 
     def quantized(kept: Collection[str]) -> Logits:
-        return _quantized_logits(graph, table, options, rounded, kept, tuning)
+        return _quantized_logits(graph, table, options, rounded, policy.union(kept), tuning)
 
-    if _holds(quantized(()), reference, tuning, options):
-        return _plan(model, layers, {}, ())
+    if _holds(whole := quantized(()), reference, tuning, options):
+        return _plan(model, table, options, {}, (), snr_db(reference, whole))
     sensitivity: dict[str, float | None] = {}
     for done, layer in enumerate(layers, start=1):
         sensitivity[layer] = snr_db(reference, quantized([other for other in layers if other != layer]))
@@ -83,25 +84,23 @@ def plan_within_budget(
     enough, too_few = len(layers) - 1, 0
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
-        if _holds(quantized(worst_first[:middle]), reference, tuning, options):
-            enough = middle
+        if _holds(found := quantized(worst_first[:middle]), reference, tuning, options):
+            enough, last = middle, found
         else:
             too_few = middle
-    return _plan(model, layers, sensitivity, worst_first[:enough])
+    return _plan(model, table, options, sensitivity, worst_first[:enough], snr_db(reference, last))
 
 
-def plan_without_budget(graph: Path, table: CalibrationTable) -> QuantizationPlan:
-    """Everything in int8."""
-    model = model_from_path(graph)
-    layers = (PlannedLayer(layer=each, precision="int8", why="no budget was set") for each in _layers(model, table))
-    return QuantizationPlan(graph_digest=model_digest(model), layers=tuple(layers))
+def plan_without_budget(graph: Path, table: CalibrationTable, options: Quantization) -> QuantizationPlan:
+    """Everything in int8 that no policy keeps in float."""
+    return _plan(model_from_path(graph), table, options, {}, (), None)
 
 
-def plan_from_path(path: Path, graph: Path, table: CalibrationTable) -> QuantizationPlan:
+def plan_from_path(path: Path, graph: Path, table: CalibrationTable, placement: Placement) -> QuantizationPlan:
     """A plan that was made, or edited, before.
 
     Raises:
-        DataError: unreadable, of another graph, or naming layers that the graph does not have.
+        DataError: unreadable, of another graph or placement, or naming layers that the graph does not have.
     """
     try:
         plan = QuantizationPlan.model_validate_json(path.read_bytes())
@@ -109,33 +108,49 @@ def plan_from_path(path: Path, graph: Path, table: CalibrationTable) -> Quantiza
         raise DataError(f"quantization plan {path} cannot be read", "check the path") from exc
     except ValidationError as exc:
         raise DataError(f"quantization plan {path} is not a plan", "take plan.json of a bundle") from exc
-    model = model_from_path(graph)
-    if plan.graph_digest != (digest := model_digest(model)):
+    if plan.graph_digest != table.graph_digest:
         raise DataError(
-            f"quantization plan {path} is of graph {plan.graph_digest[:12]}, this graph is {digest[:12]}",
+            f"quantization plan {path} is of graph {plan.graph_digest[:12]}, this graph is {table.graph_digest[:12]}",
             "build with --min-snr or --max-drop to make one for it",
         )
-    if unknown := sorted({layer.layer for layer in plan.layers} - set(_layers(model, table))):
+    if plan.placement != placement:
+        raise DataError(
+            f"quantization plan {path} is of placement {plan.placement}, and {placement} is asked for",
+            f"build with --placement {plan.placement}",
+        )
+    known = quantizable_layers(model_from_path(graph), table, placement)
+    if unknown := sorted({layer.layer for layer in plan.layers} - set(known)):
         raise DataError(f"quantization plan {path} names the layer '{unknown[0]}', which is not there", "remove it")
     return plan
 
 
-def _layers(model: ir.Model, table: CalibrationTable) -> list[str]:
-    convs = [node for node in model.graph if node.op_type == "Conv" and constant_array(node.inputs[1]) is not None]
-    return [name_of(conv.outputs[0]) for conv in convs if name_of(conv.inputs[0]) in table.ranges]
-
-
 def _plan(
-    model: ir.Model, layers: list[str], sensitivity: Mapping[str, float | None], kept: Collection[str]
+    model: ir.Model,
+    table: CalibrationTable,
+    options: Quantization,
+    sensitivity: Mapping[str, float | None],
+    kept: Collection[str],
+    snr: float | None,
 ) -> QuantizationPlan:
-    def planned(layer: str) -> PlannedLayer:
-        snr = sensitivity.get(layer)
-        if layer in kept:
-            why = f"alone in int8 it leaves {_or_exact(snr):.1f} dB: among the {len(kept)} that cost most"
-            return PlannedLayer(layer=layer, precision="float", snr_db=snr, why=why)
-        return PlannedLayer(layer=layer, precision="int8", snr_db=snr, why="the budget holds with it")
+    policy = kept_by_policy(model, options)
+    without = "no budget was set" if not options.has_budget else "the budget holds with it"
 
-    return QuantizationPlan(graph_digest=model_digest(model), layers=tuple(map(planned, layers)))
+    def planned(layer: str) -> PlannedLayer:
+        alone = sensitivity.get(layer)
+        if layer in policy:
+            return PlannedLayer(layer=layer, precision="float", why="transitions stay in float")
+        if layer in kept:
+            why = f"alone in int8 it leaves {_or_exact(alone):.1f} dB: among the {len(kept)} that cost most"
+            return PlannedLayer(layer=layer, precision="float", snr_db=alone, why=why)
+        return PlannedLayer(layer=layer, precision="int8", snr_db=alone, why=without)
+
+    layers = quantizable_layers(model, table, options.settled_placement)
+    return QuantizationPlan(
+        graph_digest=table.graph_digest,
+        placement=options.settled_placement,
+        layers=tuple(map(planned, layers)),
+        snr_db=snr,
+    )
 
 
 def _quantized_logits(

@@ -36,6 +36,9 @@ def build(
     calibration_table: Annotated[
         str | None, typer.Option(help="A table that 'dnexport calibrate' made.", show_default=False)
     ] = None,
+    placement: Annotated[
+        o.PlacementChoice | None, typer.Option(help="What INT8 holds in int8 codes.", show_default="activation")
+    ] = None,
     min_snr: Annotated[
         float | None,
         typer.Option(help="Least SNR of INT8 logits, dB: the worst layers go back to float.", show_default=False),
@@ -77,7 +80,7 @@ def build(
             "allow_execution": allow_execution.value if allow_execution else None,
             "calibration_table": calibration_table,
             "calibration": flags.calibration_from_flags(calibration_data, calibration_images, observer),
-            "quantization": flags.said({"min_snr": min_snr, "max_drop": max_drop, "plan": plan}),
+            "quantization": flags.quantization_from_flags(placement, min_snr, max_drop, plan),
             "preprocess": flags.preprocess_from_flags(input_size, resize, crop, interpolation, channels, mean, std),
         }
         resolved = flags.recipe_from_flags(recipe, values, suffix="precision")

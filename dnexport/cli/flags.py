@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dnexport.cli.options import ChannelOrder, InterpolationName, ObserverChoice
+from dnexport.cli.options import ChannelOrder, InterpolationName, ObserverChoice, PlacementChoice
 from dnexport.errors import UsageError
 from dnexport.spec.recipe import Recipe, recipe_from_toml, recipe_from_values
 
@@ -32,6 +32,14 @@ def network_from_flags(
 def calibration_from_flags(data: str | None, images: int | None, observer: ObserverChoice | None) -> dict[str, Any]:
     """The keys of the calibration set that were said."""
     return said({"data": data, "count": images, "observer": observer.value if observer else None})
+
+
+def quantization_from_flags(
+    placement: PlacementChoice | None, min_snr: float | None, max_drop: float | None, plan: str | None
+) -> dict[str, Any]:
+    """The keys of the quantization that were said."""
+    chosen = placement.value if placement else None
+    return said({"placement": chosen, "min_snr": min_snr, "max_drop": max_drop, "plan": plan})
 
 
 def preprocess_from_flags(

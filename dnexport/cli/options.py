@@ -33,6 +33,14 @@ class ObserverChoice(str, Enum):
     MSE = "mse"
 
 
+class PlacementChoice(str, Enum):
+    """Where Q/DQ stand."""
+
+    ACTIVATION = "activation"
+    STATE = "state"
+    AUTO = "auto"
+
+
 class AllowedExecution(str, Enum):
     """What a CPU may execute for fp16."""
 

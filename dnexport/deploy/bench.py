@@ -49,17 +49,31 @@ def measure_engines(
     threads = available_threads()
     with contextlib.ExitStack() as stack:
         references, tried = _references(factory, images, bench, threads, stack) if factory else ({}, {})
-        workers = dict(references)
-        for engine in engines:
-            options = session_options(engine.precision, engine.target, threads)
-            worker = stack.enter_context(probe_worker(f"measuring {engine.target}", engine.target, threads))
-            worker.create(Probe, functools.partial(open_session, engine.file, engine.target, options), images)
-            workers[str(engine.target)] = worker
-        blocks = alternate(
-            list(workers.values()), rounds=bench.rounds, batch=bench.batch, block_s=bench.block_s, tick=tick
-        )
-    measured = dict(zip(workers, blocks, strict=True))
+        workers = [*references.values(), *(_worker(engine, images, threads, stack) for engine in engines)]
+        blocks = _alternated(workers, bench, tick)
+    names = [*references, *(str(engine.target) for engine in engines)]
+    measured = dict(zip(names, blocks, strict=True))
     return {e.target: _benchmark(measured, str(e.target), list(references), tried, bench, threads) for e in engines}
+
+
+def blocks_of_engines(
+    engines: Sequence[Engine], images: InputBatch, bench: Bench, tick: Callable[[int, int], None]
+) -> list[Blocks]:
+    """The raw times of engines, of one target or several, in the same alternating rounds."""
+    threads = available_threads()
+    with contextlib.ExitStack() as stack:
+        return _alternated([_worker(engine, images, threads, stack) for engine in engines], bench, tick)
+
+
+def _worker(engine: Engine, images: InputBatch, threads: int, stack: contextlib.ExitStack) -> Worker:
+    options = session_options(engine.precision, engine.target, threads)
+    worker = stack.enter_context(probe_worker(f"measuring {engine.target}", engine.target, threads))
+    worker.create(Probe, functools.partial(open_session, engine.file, engine.target, options), images)
+    return worker
+
+
+def _alternated(workers: Sequence[Worker], bench: Bench, tick: Callable[[int, int], None]) -> list[Blocks]:
+    return alternate(workers, rounds=bench.rounds, batch=bench.batch, block_s=bench.block_s, tick=tick)
 
 
 def _references(

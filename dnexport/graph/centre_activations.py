@@ -18,23 +18,25 @@ import numpy as np
 import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
-from dnexport.graph.insert_qdq import activation_scale
+from dnexport.graph.insert_qdq import LEAST_FLOAT16, activation_scale, float16_ceiling
 from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, set_array
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
+_STEPS = 255  # between the least and the greatest of 256 codes
 _WORTH = 1.25  # of the scale, below which a tensor is left as it is
 
 
 def centring(seen: Range) -> tuple[float, float]:
     """The constant c that is subtracted from a tensor of that range, and its scale then; c is 0 where it gains little.
 
-    c is a multiple of the scale, so that what was 0, as most of a tensor behind a ReLU is, stays exactly 0.
+    c is a multiple of the scale, so that what was 0, as most of a tensor behind a ReLU is, stays exactly 0; the ends of
+    the range fall on −128 and 127.
     """
-    half = (seen.hi - seen.lo) / 2
-    if half == 0 or seen.scale * INT8_MAX < _WORTH * half:
+    width = seen.hi - seen.lo
+    if width == 0 or 2 * seen.scale * INT8_MAX < _WORTH * width:
         return 0.0, activation_scale(seen)
-    scale = activation_scale(Range(lo=-half, hi=half))
-    return round((seen.lo + seen.hi) / 2 / scale) * scale, scale
+    scale = float(float16_ceiling(np.float32(max(width / _STEPS, LEAST_FLOAT16))))
+    return (round(seen.lo / scale) + _STEPS // 2 + 1) * scale, scale
 
 
 def is_padded(conv: ir.Node) -> bool:
@@ -78,7 +80,7 @@ class CentreActivations:
             convs = [use.node for reader in readers for use in reader.outputs[0].uses()]
             if not self.padded and read_with_padding(quantize.inputs[0], convs):
                 continue
-            constants = [_convolved_constant(conv, centre) for conv in convs]
+            constants = [convolved_constant(conv, centre) for conv in convs]
             obstacle = next((c for c in constants if isinstance(c, str)), None)
             if obstacle is not None:
                 reasons.append(f"{name}: {obstacle}")
@@ -91,7 +93,7 @@ class CentreActivations:
         return PassResult(model, modified, tuple(reasons))
 
 
-def _convolved_constant(conv: ir.Node, centre: float) -> np.ndarray | str:
+def convolved_constant(conv: ir.Node, centre: float) -> np.ndarray | str:
     """Ŵ ∗ c, [1, outputs, height, width] or [1, outputs, 1, 1]; or why it cannot be known."""
     weight = _dequantized(conv.inputs[1]) if conv.op_type == "Conv" and len(conv.inputs) > 1 else None
     if weight is None:

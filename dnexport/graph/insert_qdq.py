@@ -22,7 +22,7 @@ from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
-_LEAST_FLOAT16 = 2.0**-24
+LEAST_FLOAT16 = 2.0**-24
 
 
 def quantization_points(model: ir.Model) -> tuple[str, ...]:
@@ -80,16 +80,7 @@ class InsertQdq:
         assert x is not None
         if name not in self.table.ranges:
             raise GraphError(f"the calibration table has no range for '{name}'", "calibrate this very graph again")
-        scale = add_initializer(
-            model, f"{name}_scale", np.asarray(activation_scale(self.table.ranges[name]), np.float32)
-        )
-        zero = add_initializer(model, f"{name}_zero_point", np.zeros((), np.int8))
-        quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
-        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}_dequantize")
-        _describe(quantize.outputs[0], f"{name}_quantized", ir.DataType.INT8, x.shape)
-        _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, x.shape)
-        model.graph.insert_before(conv, [quantize, dequantize])
-        return dequantize.outputs[0]
+        return quantized_value(model, x, name, activation_scale(self.table.ranges[name]), conv)
 
     def _quantized_weight(self, model: ir.Model, conv: ir.Node, weight: np.ndarray) -> ir.Value:
         name = name_of(conv.inputs[1])
@@ -107,6 +98,20 @@ class InsertQdq:
         return dequantize.outputs[0]
 
 
+def quantized_value(model: ir.Model, x: ir.Value, name: str, scale: float, reader: ir.Node) -> ir.Value:
+    """``x`` through int8 and back, computed before ``reader``; its nodes and constants are named after ``name``."""
+    constants = [
+        add_initializer(model, f"{name}_scale", np.asarray(scale, np.float32)),
+        add_initializer(model, f"{name}_zero_point", np.zeros((), np.int8)),
+    ]
+    quantize = ir.node("QuantizeLinear", [x, *constants], name=f"{name}_quantize")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *constants], name=f"{name}_dequantize")
+    _describe(quantize.outputs[0], f"{name}_quantized", ir.DataType.INT8, x.shape)
+    _describe(dequantize.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, x.shape)
+    model.graph.insert_before(reader, [quantize, dequantize])
+    return dequantize.outputs[0]
+
+
 def float16_ceiling(values: np.ndarray | np.floating) -> np.ndarray:
     """The smallest FP16 numbers not below ``values`` (positive), as float32."""
     values = np.asarray(values, np.float32)
@@ -117,7 +122,7 @@ def float16_ceiling(values: np.ndarray | np.floating) -> np.ndarray:
 
 def activation_scale(seen: Range) -> float:
     """The scale of a tensor with that range, as it is written into the graph."""
-    return float(float16_ceiling(np.float32(max(seen.scale, _LEAST_FLOAT16))))
+    return float(float16_ceiling(np.float32(max(seen.scale, LEAST_FLOAT16))))
 
 
 def quantized_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from dnexport.graph.nonzero_bias import NonzeroBias
 from dnexport.graph.pad_groups import PadGroups
 from dnexport.graph.pool_before_conv import PoolBeforeConv
 from dnexport.graph.unit_batchnorm import UnitBatchNorm
+from dnexport.graph.unsigned_activations import UnsignedActivations
 from dnexport.spec.precision import Precision
 from dnexport.spec.target import Target
 
@@ -19,11 +20,15 @@ def canonical_passes() -> tuple[Pass, ...]:
 def passes_for(precision: Precision, target: Target) -> tuple[Pass, ...]:
     """The lowering: from the canonical graph (with Q/DQ for INT8) to the typed graph of a target.
 
-    CPU runtimes choose their own arithmetic, so they get the FP32 body; OpenVINO also gets what its
-    defects need.
+    CPU runtimes choose their own arithmetic, so they get the FP32 body, and unsigned activations, which their kernels
+    are made for; OpenVINO also gets what its defects need.
     """
     if target.device == "cuda":
         return () if precision is Precision.FP32 else (UnitBatchNorm(), CastFloat16())
-    if target.runtime == "openvino" and precision is Precision.INT8:
-        return (NonzeroBias(), PadGroups())
-    return ()
+    if precision is not Precision.INT8:
+        return ()
+    return (
+        (UnsignedActivations(), NonzeroBias(), PadGroups())
+        if target.runtime == "openvino"
+        else (UnsignedActivations(),)
+    )

@@ -51,6 +51,13 @@ def add_to_bias(model: ir.Model, conv: ir.Node, name: str, values: np.ndarray) -
         replace_constant(model, conv, 2, name, (bias + values).astype(np.float32))
 
 
+def remove_unused(model: ir.Model) -> None:
+    """Drop constants that nothing reads any more."""
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            model.graph.initializers.pop(name)
+
+
 def set_array(value: ir.Value, array: np.ndarray) -> None:
     """Give a constant a new content, with its type and shape."""
     tensor = ir.tensor(array, name=value.name)
@@ -65,6 +72,13 @@ def set_channels(value: ir.Value, axis: int, channels: int) -> None:
         dimensions = list(value.shape)
         dimensions[axis] = channels
         value.shape = ir.Shape(dimensions)
+
+
+def kernel_of(conv: ir.Node) -> tuple[int, ...]:
+    """Height and width of a convolution's kernel; () where its weight's shape is not known."""
+    weight = conv.inputs[1]
+    sides = list(weight.shape)[2:] if weight is not None and weight.shape is not None else []
+    return tuple(side for side in sides if isinstance(side, int))
 
 
 def name_of(value: ir.Value | None) -> str:

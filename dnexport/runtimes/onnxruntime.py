@@ -181,7 +181,7 @@ def _openvino_kernel(args: dict[str, Any]) -> tuple[str, str] | None:
     if "ov_exec_type" not in args:
         return None
     name = args["ov_exec_type"]
-    kind = _OPENVINO_TYPES.get(name.rpartition("_")[2], name)
+    kind = _OPENVINO_TYPES.get(name.rpartition("_")[2].lower(), name)  # "I8" where activations are unsigned
     if args["ov_node_type"] in ("Convolution", "GroupConvolution"):
         return "convolution", kind
     return ("body", kind) if args["ov_node_type"] in ("Concat", "FullyConnected") else None

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from dnexport.spec.archs import Arch
 from dnexport.spec.metrics import Environment
 from dnexport.spec.preprocess import Preprocess
-from dnexport.spec.quantization import CalibrationSet
+from dnexport.spec.quantization import CalibrationSet, Placement, Trial
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import Record
 
@@ -56,12 +56,29 @@ class ReferenceRun(Record):
 
 
 class CalibrationSummary(Record):
-    """What calibrated an INT8 bundle; the table itself is ``calibration.json``."""
+    """What calibrated an INT8 bundle, and how it was quantized; the rest is in ``calibration.json`` and ``plan.json``.
+
+    Attributes:
+        calibration_set: the recipe of the images.
+        images: seen.
+        tensors: whose ranges are known.
+        synthetic: no real image was seen.
+        placement: what is held in int8.
+        layers: that could be.
+        kept: of these, in float.
+        trials: of the placements, where they were tried.
+        measured_on: the target on which.
+    """
 
     calibration_set: CalibrationSet
     images: int
     tensors: int
     synthetic: bool
+    placement: Placement
+    layers: int
+    kept: int
+    trials: tuple[Trial, ...]
+    measured_on: str | None
 
 
 class StageRun(Record):

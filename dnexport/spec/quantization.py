@@ -4,11 +4,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dnexport.spec.metrics import Ratio
 from dnexport.spec.record import Record
 
 ObserverName = Literal["minmax", "percentile", "entropy", "mse"]
 
 Centring = Literal["all", "pointwise", "none"]
+
+Placement = Literal["activation", "state"]
 
 INT8_MAX = 127
 
@@ -35,6 +38,11 @@ class Quantization(Record):
     """How the network is quantized, given its ranges; the effect of each is in docs/quantization.md.
 
     Attributes:
+        placement: what is held in int8: what convolutions read (``activation``), or also what a dense block
+            concatenates (``state``); ``auto`` builds both, measures both and keeps the faster that meets the budget.
+        transitions: what the 1×1 convolutions behind an average pooling run in; one or two per cent of the work, and
+            their errors reach a whole block.
+        pixel_input: quantize the input on the grid of its pixels (`graph.pixel_input`).
         centre: subtract the middle of its range from what convolutions read (`graph.centre_activations`): of ``all``,
             of those without padding (``pointwise``: the 1×1), or of ``none``.
         rounding: of the weights: ``gptq`` lets the errors of a sum compensate each other (`calibrate.rounding`),
@@ -47,7 +55,10 @@ class Quantization(Record):
         plan: a file that says which layers stay in float, as a build with a budget leaves it in its bundle.
     """
 
-    centre: Centring = "pointwise"
+    placement: Literal["activation", "state", "auto"] = "activation"
+    transitions: Literal["int8", "float"] = "float"
+    pixel_input: bool = True
+    centre: Centring = "all"
     rounding: Literal["gptq", "nearest"] = "gptq"
     correct_bias: bool = True
     min_snr: float | None = None
@@ -59,12 +70,25 @@ class Quantization(Record):
     def _one_source(self) -> "Quantization":
         if self.plan is not None and self.has_budget:
             raise ValueError("a plan says already which layers stay in float; drop it, or min_snr and max_drop")
+        if self.placement == "auto" and not self.has_budget:
+            raise ValueError("placement auto keeps the faster that meets a budget; add min_snr or max_drop")
         return self
 
     @property
     def has_budget(self) -> bool:
         """Whether layers may have to go back to float."""
         return self.min_snr is not None or self.max_drop is not None
+
+    @property
+    def settled_placement(self) -> Placement:
+        """The placement, where it is not still to be chosen.
+
+        Raises:
+            ValueError: it is.
+        """
+        if self.placement == "auto":
+            raise ValueError("which placement is faster is not measured yet")
+        return self.placement
 
     @property
     def needs_images(self) -> bool:
@@ -103,10 +127,10 @@ class Convergence(Record):
 
 
 class PlannedLayer(Record):
-    """What a convolution runs in.
+    """What a convolution runs in, or, in placement ``state``, what a dense block is held in.
 
     Attributes:
-        layer: name of its output.
+        layer: name of its output; of a block, of its last concatenation's.
         precision: ``int8``, or ``float``: the body's.
         snr_db: of the logits with this layer alone in int8, on the tuning images; None where it was not measured or
             changed nothing.
@@ -119,16 +143,59 @@ class PlannedLayer(Record):
     why: str = ""
 
 
+class Trial(Record):
+    """One placement as ``auto`` measured it.
+
+    Attributes:
+        placement: what was held in int8.
+        kept: layers that had to stay in float for the budget.
+        snr_db: centred SNR of the logits on the tuning images; None if exact, or if the budget could not be met.
+        refused: why it was not measured.
+        times_faster: than placement ``activation``, with its interval, in alternating blocks; None where not measured.
+    """
+
+    placement: Placement
+    kept: int = 0
+    snr_db: float | None = None
+    refused: str | None = None
+    times_faster: Ratio | None = None
+
+    def __str__(self) -> str:
+        if self.refused is not None:
+            return f"{self.placement} refused: {self.refused}"
+        snr = "exact" if self.snr_db is None else f"{self.snr_db:.1f} dB"
+        speed = f", {self.times_faster} as fast as activation" if self.times_faster else ""
+        return f"{self.placement} tried: {snr} on the tuning images with {self.kept} layers in float{speed}"
+
+    def cells(self) -> dict[str, str]:
+        """As a row of a table."""
+        return {
+            "placement": self.placement,
+            "SNR": "–" if self.refused else "exact" if self.snr_db is None else f"{self.snr_db:.1f} dB",
+            "layers in float": "–" if self.refused else str(self.kept),
+            "faster than activation": str(self.times_faster or "–"),
+            "refused": self.refused or "",
+        }
+
+
 class QuantizationPlan(Record):
     """Which layers are quantized: a file that can be committed, edited and used again.
 
     Attributes:
         graph_digest: of the canonical graph whose layers these are.
-        layers: every convolution that could be quantized.
+        placement: what is held in int8.
+        layers: every convolution, and in placement ``state`` every dense block, that could be quantized.
+        snr_db: centred SNR of the logits on the tuning images, where there was a budget; None also if exact.
+        trials: of the placements, where they were tried.
+        measured_on: the target on which.
     """
 
     graph_digest: str
+    placement: Placement = "activation"
     layers: tuple[PlannedLayer, ...]
+    snr_db: float | None = None
+    trials: tuple[Trial, ...] = ()
+    measured_on: str | None = None
 
     @property
     def kept(self) -> frozenset[str]:
@@ -148,6 +215,7 @@ class CalibrationTable(Record):
         coverage: images of each class, where classes are known.
         convergence: after growing numbers of images.
         ranges: by tensor name.
+        magnitudes: of what dense blocks concatenate, the largest |x| of each channel, by tensor name.
     """
 
     calibration_set: CalibrationSet
@@ -158,6 +226,7 @@ class CalibrationTable(Record):
     coverage: dict[str, int] = Field(default_factory=dict)
     convergence: tuple[Convergence, ...] = ()
     ranges: dict[str, Range]
+    magnitudes: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
     def settled(self, share: float = 0.01) -> int | None:
         """After how many images the scales moved by less than ``share`` until the end; None if only at the end."""

@@ -15,10 +15,19 @@ def test_equal_inputs_are_reused_and_others_are_not(tmp_path: Path) -> None:
     stages = Stages(tmp_path, Silent())
     first = stages.run("export", 1, {"weights": "a"}, write)
     assert not stages.runs["export"].reused
+    stages = Stages(tmp_path, Silent())
     assert stages.run("export", 1, {"weights": "a"}, lambda _: pytest.fail("made again")) == first
     assert stages.runs["export"].reused
     assert stages.run("export", 1, {"weights": "b"}, write) != first
     assert stages.run("export", 2, {"weights": "a"}, write) != first, "a new version of the stage's code"
+
+
+def test_a_stage_of_two_graphs_is_reused_where_both_are(tmp_path: Path) -> None:
+    for reused in (False, True):
+        stages = Stages(tmp_path, Silent())
+        for graph in ("a", "b", "a"):
+            stages.run("lower", 1, {"graph": graph}, write)
+        assert stages.runs["lower"].reused is reused
 
 
 def test_a_new_library_version_makes_stages_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

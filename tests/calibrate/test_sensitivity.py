@@ -69,7 +69,7 @@ def test_a_budget_that_holds_anyway_keeps_all_in_int8(
     plan = plan_within_budget(tiny_graph, table, Quantization(min_snr=1, **PLAIN), {}, tuning, lambda *_: None)
     assert not plan.kept
     assert [layer.layer for layer in plan.layers] == [
-        layer.layer for layer in plan_without_budget(tiny_graph, table).layers
+        layer.layer for layer in plan_without_budget(tiny_graph, table, Quantization()).layers
     ]
 
 
@@ -99,18 +99,18 @@ def test_a_loss_of_top1_needs_labels(tiny_graph: Path, table: CalibrationTable, 
 
 
 def test_a_plan_is_a_file_that_can_be_edited(tiny_graph: Path, table: CalibrationTable, tmp_path: Path) -> None:
-    plan = plan_without_budget(tiny_graph, table)
+    plan = plan_without_budget(tiny_graph, table, Quantization())
     path = tmp_path / "plan.json"
     path.write_text(plan.model_dump_json().replace('"int8"', '"float"', 1))
-    assert plan_from_path(path, tiny_graph, table).kept == {plan.layers[0].layer}
+    assert plan_from_path(path, tiny_graph, table, "activation").kept == {plan.layers[0].layer}
     path.write_text(plan.model_dump_json().replace(plan.layers[1].layer, "nowhere"))
     with pytest.raises(DataError, match="names the layer 'nowhere', which is not there; remove it"):
-        plan_from_path(path, tiny_graph, table)
+        plan_from_path(path, tiny_graph, table, "activation")
     path.write_text(plan.model_copy(update={"graph_digest": "0" * 64}).model_dump_json())
     with pytest.raises(DataError, match="is of graph 000000000000, this graph is"):
-        plan_from_path(path, tiny_graph, table)
+        plan_from_path(path, tiny_graph, table, "activation")
     path.write_text("{}")
     with pytest.raises(DataError, match=r"plan\.json is not a plan"):
-        plan_from_path(path, tiny_graph, table)
+        plan_from_path(path, tiny_graph, table, "activation")
     with pytest.raises(ValueError, match="a plan says already which layers stay in float"):
         Quantization(plan="p.json", min_snr=3)

@@ -11,6 +11,7 @@ from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import input_from_pixels
 from dnexport.errors import DataError, GraphError
 from dnexport.graph.contract import model_digest, model_from_path
+from dnexport.graph.dense_blocks import states
 from dnexport.graph.insert_qdq import quantization_points
 from dnexport.spec.progress import Silent
 from dnexport.spec.quantization import CalibrationSet, CalibrationTable, Convergence, ObserverName
@@ -26,19 +27,23 @@ def test_ranges_are_those_of_the_tensors(tiny_graph: Path) -> None:
     images = input_from_pixels(tiny_pixels(10, seed=4), TINY_PREPROCESS)
     model = model_from_path(tiny_graph)
     tensors = quantization_points(model)
-    seen = ranges_from_batches(model_from_path(tiny_graph), tensors, [images[:3], images[3:]], lambda _: None)
-    found = {tensor: observer.range(tensor) for tensor, observer in seen.items()}
+    held = states(model)
+    seen = ranges_from_batches(model_from_path(tiny_graph), tensors, [images[:3], images[3:]], lambda _: None, held)
+    found = {tensor: observer.range(tensor) for tensor, observer in seen.ranges.items()}
 
     import onnxruntime
 
     proto = onnx.load(tiny_graph)
+    tensors = tuple(dict.fromkeys((*tensors, *held)))
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(t, 1, None) for t in tensors if t != "input")
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     kept = {"input": images, **dict(zip([t for t in tensors if t != "input"], session.run([t for t in tensors if t != "input"], {"input": images}), strict=True))}  # fmt: skip
-    assert len(tensors) == 10
-    for tensor in tensors:
-        assert found[tensor].lo == pytest.approx(kept[tensor].min(), abs=1e-5)
-        assert found[tensor].hi == pytest.approx(kept[tensor].max(), rel=1e-5)
+    assert (len(found), len(held)) == (10, 6)
+    for tensor, each in found.items():
+        assert each.lo == pytest.approx(kept[tensor].min(), abs=1e-5)
+        assert each.hi == pytest.approx(kept[tensor].max(), rel=1e-5)
+    for state in held:
+        assert seen.magnitudes[state] == pytest.approx(np.abs(kept[state]).max(axis=(0, 2, 3)), rel=1e-5)
 
 
 def test_batch_size_and_order_do_not_matter(tiny_graph: Path) -> None:
@@ -46,7 +51,7 @@ def test_batch_size_and_order_do_not_matter(tiny_graph: Path) -> None:
     tensors = quantization_points(model_from_path(tiny_graph))
 
     def ranges(batches: list[np.ndarray]) -> dict[str, tuple[float, float]]:
-        found = ranges_from_batches(model_from_path(tiny_graph), tensors, batches, lambda _: None)
+        found = ranges_from_batches(model_from_path(tiny_graph), tensors, batches, lambda _: None).ranges
         return {name: (o.range(name).lo, o.range(name).hi) for name, o in found.items()}
 
     whole, parts = ranges([images]), ranges([images[8:], images[4:8], images[:4]])

@@ -53,8 +53,8 @@ def test_a_scale_that_underflows_is_refused() -> None:
         ("int8", "tensorrt-rtx:sm86", ["unit_batchnorm", "cast_float16"]),
         ("fp16", "onnxruntime:cuda", ["unit_batchnorm", "cast_float16"]),
         ("fp16", "openvino:cpu", []),
-        ("int8", "openvino:cpu", ["nonzero_bias", "pad_groups"]),
-        ("int8", "onnxruntime:cpu", []),
+        ("int8", "openvino:cpu", ["unsigned_activations", "nonzero_bias", "pad_groups"]),
+        ("int8", "onnxruntime:cpu", ["unsigned_activations"]),
     ],
 )
 def test_the_list_of_lowerings(precision: str, target: str, names: list[str]) -> None:

@@ -34,7 +34,7 @@ def test_codes_cover_the_range_and_zero_stays_a_code(lo: float, span: float) -> 
     seen = Range(lo=lo, hi=lo + span)
     centre, scale = centring(seen)
     ends = (np.array([seen.lo, seen.hi]) - centre) / scale
-    assert ends.min() >= -128
+    assert ends.min() >= -128.5
     assert ends.max() <= 127.5
     assert centre / scale == pytest.approx(round(centre / scale), abs=1e-6)
     assert scale <= max(abs(seen.lo), abs(seen.hi)) / 127 * 1.001
@@ -42,8 +42,8 @@ def test_codes_cover_the_range_and_zero_stays_a_code(lo: float, span: float) -> 
 
 def test_behind_a_relu_the_scale_is_half() -> None:
     centre, scale = centring(Range(lo=0, hi=3))
-    assert scale == pytest.approx(1.5 / 127, rel=1e-3)
-    assert centre == pytest.approx(127 * scale)
+    assert scale == pytest.approx(3 / 255, rel=1e-3)
+    assert centre == pytest.approx(128 * scale)
     assert centring(Range(lo=-2, hi=2))[0] == 0
     assert centring(Range(lo=1e-300, hi=1e-300)) == (0, 2.0**-24)
 
@@ -62,12 +62,12 @@ def test_behind_a_relu_the_scale_is_half() -> None:
     ids=str,
 )
 def test_the_constant_is_put_back_exactly_to_the_border(shape: dict[str, int], evaluate: Evaluate) -> None:
-    """Against the arithmetic itself: the float convolution of dequantized weights and of (code + 127) · scale."""
+    """Against the arithmetic itself: the float convolution of dequantized weights and of (code + 128) · scale."""
     model = network(**shape)
     apply((InsertQdq(SEEN), CentreActivations(SEEN)), model)
     x = np.clip(images(4), None, 3)
     centre, scale = centring(SEEN.ranges["r"])
-    held = np.round(np.maximum(x, 0) / scale - 127) * scale + centre
+    held = np.round(np.maximum(x, 0) / scale - 128) * scale + centre
     plain = network(**shape)
     weight = next(n for n in model.graph if n.op_type == "Conv").inputs[1].producer()
     codes, scales = (constant_array(value) for value in weight.inputs[:2])

@@ -133,8 +133,3 @@ def test_biases_become_nonzero_only_where_they_are_zero() -> None:
     first, second = (node.inputs[2].const_value.numpy() for node in model.graph if node.op_type == "Conv")
     np.testing.assert_allclose(first, 1e-6)
     np.testing.assert_allclose(second, [1e-6, 0.5])
-
-
-def test_float_convolutions_keep_no_bias() -> None:
-    (applied,) = apply((NonzeroBias(),), two_convolutions())
-    assert not applied.modified

@@ -96,7 +96,7 @@ def test_engines_are_the_network(name: str, precision: Precision, target: str, g
     model = model_from_path(path)
     if precision is Precision.INT8:
         points = quantization_points(model)
-        seen = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], lambda _: None)
+        seen = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], lambda _: None).ranges
         ranges, how = table({name: observer.range(name) for name, observer in seen.items()}), Quantization()
         images = iter([batch(32, seed=2)])
         rounded = rounded_weights(

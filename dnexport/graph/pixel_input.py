@@ -1,0 +1,102 @@
+"""Quantize the input on the grid of its pixels, which loses nothing.
+
+The input is x = (p/255 − mean)/std with p an integer from 0 to 255. Codes of p hold it exactly.
+
+    u = (255·std·x + 255·mean − 128)/128  =  p/128 − 1               whose int8 scale is 1/128
+    W∗x + b  =  (128·W/(255·std))∗u + (b + Σ W·(128/255 − mean)/std)
+
+One scale for x itself, whose channels have other means and deviations, would round every pixel. Padding is done before,
+with x = 0: the border is the mean rounded to a whole pixel value.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from dnexport.graph.contract import PassResult
+from dnexport.graph.values import add_initializer, constant_array, name_of, replace_constant
+from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.quantization import INT8_MAX, Range
+
+PIXELS = "input_pixels"
+_HALF = 128
+# Of the tensor `PIXELS`: its scale is 1/128.
+PIXEL_RANGE = Range(lo=-INT8_MAX / _HALF, hi=INT8_MAX / _HALF)
+
+
+class PixelInput:
+    """Let the first convolution read pixel values.
+
+    Args:
+        preprocess: what makes the input of pixels.
+    """
+
+    name = "pixel_input"
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        x = model.graph.inputs[0]
+        readers = [use.node for use in x.uses() if use.node.op_type != "Shape"]
+        if len(readers) != 1 or readers[0].op_type != "Conv":
+            return PassResult(model, False, ("the input is read by more than a convolution",))
+        conv = readers[0]
+        weight = constant_array(conv.inputs[1])
+        if weight is None or weight.shape[1] != len(self.preprocess.mean):
+            return PassResult(model, False, (f"{conv.name}: its weight is not a constant a channel",))
+        if conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+            return PassResult(model, False, (f"{conv.name}: its padding is not known",))
+        mean, std = (
+            np.asarray(each, np.float64)[:, None, None] for each in (self.preprocess.mean, self.preprocess.std)
+        )
+        padded = _padded(model, x, conv)
+        scaled = _elementwise(model, "Mul", padded, 255 * std / _HALF, f"{PIXELS}_gain", f"{PIXELS}_scaled", conv)
+        pixels = _elementwise(model, "Add", scaled, 255 * mean / _HALF - 1, f"{PIXELS}_offset", PIXELS, conv)
+        conv.replace_input_with(0, pixels)
+        moved = (weight * ((_HALF / 255 - mean) / std)).sum(axis=(1, 2, 3))
+        bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+        _set_bias(model, conv, (moved + (0 if bias is None else bias)).astype(np.float32))
+        name = f"{name_of(conv.inputs[1])}_of_pixels"
+        replace_constant(model, conv, 1, name, (weight * _HALF / (255 * std)).astype(np.float32))
+        return PassResult(model, True)
+
+
+def _padded(model: ir.Model, x: ir.Value, conv: ir.Node) -> ir.Value:
+    """The input with the convolution's padding around it, which is taken from the convolution."""
+    pads = list(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
+    if not any(pads):
+        return x
+    amounts = add_initializer(model, f"{PIXELS}_pads", np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
+    pad = ir.node("Pad", [x, amounts], name=f"{PIXELS}_pad")
+    sides = list(x.shape)[2:] if x.shape is not None else []
+    grown = [s + pads[i] + pads[i + 2] if isinstance(s, int) else None for i, s in enumerate(sides)]
+    _describe(pad.outputs[0], f"{PIXELS}_padded", x, grown)
+    model.graph.insert_before(conv, pad)
+    conv.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
+    return pad.outputs[0]
+
+
+def _elementwise(
+    model: ir.Model, operator: str, x: ir.Value, constant: np.ndarray, constant_name: str, name: str, conv: ir.Node
+) -> ir.Value:
+    value = add_initializer(model, constant_name, constant[None].astype(np.float32))
+    node = ir.node(operator, [x, value], name=f"{name}_{operator.lower()}")
+    _describe(node.outputs[0], name, x, list(x.shape)[2:] if x.shape is not None else [])
+    model.graph.insert_before(conv, node)
+    return node.outputs[0]
+
+
+def _describe(value: ir.Value, name: str, like: ir.Value, sides: Sequence[int | ir.SymbolicDim | None]) -> None:
+    value.name, value.type = name, like.type
+    if like.shape is not None:
+        value.shape = ir.Shape([*list(like.shape)[:2], *sides])
+
+
+def _set_bias(model: ir.Model, conv: ir.Node, bias: np.ndarray) -> None:
+    if len(conv.inputs) > 2 and conv.inputs[2] is not None:
+        replace_constant(model, conv, 2, f"{name_of(conv.outputs[0])}_bias_of_pixels", bias)
+    else:
+        conv.resize_inputs(3)
+        conv.replace_input_with(2, add_initializer(model, f"{name_of(conv.outputs[0])}_bias_of_pixels", bias))

@@ -1,0 +1,111 @@
+"""Placements of Q/DQ, from recipe to bundle."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from dnexport.build.pipeline import build
+from dnexport.build.placement import choice
+from dnexport.bundle.verify import Bundle
+from dnexport.errors import BudgetFailed, RecipeError, TargetUnavailable
+from dnexport.graph.contract import model_from_path
+from dnexport.graph.dense_blocks import dense_blocks
+from dnexport.spec.metrics import Ratio
+from dnexport.spec.progress import Silent
+from dnexport.spec.quantization import QuantizationPlan, Trial
+from dnexport.spec.recipe import Recipe, recipe_from_values
+
+RTX = "tensorrt-rtx:sm86"
+
+
+def recipe(targets: list[str], **quantization: object) -> Recipe:
+    values = {
+        "name": "r",
+        "arch": "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10,channels=1)",
+        "weights": "random",
+        "data": "digits",
+        "precision": "int8",
+        "targets": targets,
+        "calibration": {"count": 32},
+        "quantization": {"rounding": "nearest", **quantization},
+        "bench": {"rounds": 2, "block_s": 0.01},
+    }
+    return recipe_from_values(values, "test")
+
+
+def ratio(low: float | None) -> Ratio:
+    return Ratio(value=1.2, low=low, high=None if low is None else 1.5, rounds=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("placement")
+
+
+@pytest.fixture(scope="module")
+def state(folder: Path) -> Bundle:
+    return build(recipe(["openvino:cpu", RTX], placement="state"), folder / "state", Silent(), bench=False).bundle
+
+
+def test_the_state_is_int8_in_the_graph_and_on_each_runtime(state: Bundle) -> None:
+    model = model_from_path(state.path / "model.onnx")
+    held = [value.producer() for block in dense_blocks(model) for value in block.states]
+    assert {_type(node) for node in held} == {"DequantizeLinear"}
+    assert state.reports[RTX].status == "built"
+    assert state.reports["openvino:cpu"].status == "validated"
+    plan = QuantizationPlan.model_validate_json((state.path / "plan.json").read_bytes())
+    assert plan.placement == state.manifest.calibration.placement == "state"
+    assert {block.name for block in dense_blocks(model)} <= {layer.layer for layer in plan.layers}
+    assert "Placement state" in (state.path / "report.html").read_text()
+
+
+def _type(node: ir.Node | None) -> str:
+    return node.op_type if node is not None else ""
+
+
+def test_auto_measures_both_and_says_what_it_found(folder: Path) -> None:
+    wanted = recipe(["openvino:cpu"], placement="auto", min_snr=5)
+    first = build(wanted, folder / "auto", Silent(), bench=False).bundle
+    plan = QuantizationPlan.model_validate_json((first.path / "plan.json").read_bytes())
+    assert [trial.placement for trial in plan.trials] == ["activation", "state"]
+    assert all(trial.snr_db is not None and trial.snr_db >= 5 for trial in plan.trials)
+    assert plan.trials[1].times_faster.rounds == 2
+    assert plan.measured_on == "openvino:cpu"
+    assert plan.placement == choice(plan.trials)
+    again = build(wanted, folder / "auto", Silent(), bench=False).bundle
+    assert all(run.reused for run in again.manifest.stages.values())
+
+
+def test_auto_goes_on_with_the_one_that_meets_the_budget(folder: Path) -> None:
+    """Holding states in int8 costs more than this budget allows, so that none of them is left in int8."""
+    wanted = recipe(["openvino:cpu"], placement="auto", min_snr=60)
+    with pytest.raises(BudgetFailed, match="at least 60 dB"):
+        build(wanted, folder / "none", Silent(), bench=False)
+
+
+def test_the_state_is_chosen_only_where_its_interval_is_faster() -> None:
+    activation, refused = Trial(placement="activation", snr_db=40), Trial(placement="activation", refused="too much")
+    state = Trial(placement="state", snr_db=35)
+    assert choice([activation, state.model_copy(update={"times_faster": ratio(1.01)})]) == "state"
+    assert choice([activation, state.model_copy(update={"times_faster": ratio(0.99)})]) == "activation"
+    assert choice([activation, state.model_copy(update={"times_faster": ratio(None)})]) == "activation"
+    assert choice([activation, Trial(placement="state", refused="too much")]) == "activation"
+    assert choice([refused, state]) == "state"
+
+
+def test_what_auto_cannot_do_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="placement auto keeps the faster that meets a budget; add min_snr"):
+        recipe(["openvino:cpu"], placement="auto")
+    with pytest.raises(TargetUnavailable, match="placement auto measures on a target that runs here, and none does"):
+        build(recipe([RTX], placement="auto", min_snr=5), folder / "elsewhere", Silent(), bench=False)
+
+
+def test_a_plan_of_another_placement_is_refused(state: Bundle, folder: Path) -> None:
+    wanted = recipe(["openvino:cpu"], plan=str(state.path / "plan.json"))
+    with pytest.raises(
+        Exception, match="is of placement state, and activation is asked for; build with --placement state"
+    ):
+        build(wanted, folder / "planned", Silent(), bench=False)
+    again = recipe(["openvino:cpu"], plan=str(state.path / "plan.json"), placement="state")
+    assert build(again, folder / "planned", Silent(), bench=False).bundle.manifest.calibration.placement == "state"
