@@ -1,7 +1,7 @@
 """Measure what the README claims: ``python benchmarks/headline.py [IMAGES]`` prints Markdown for docs/results.md.
 
 Each command runs as a user types it, in an empty folder, with nothing cached. Peak memory is that of the whole process
-tree, sampled ten times a second from /proc (proportional set size, so that shared libraries count once).
+tree.
 
 IMAGES is a folder of pictures that calibrates densenet121's INT8 engine; without it that row is left out.
 """
@@ -10,10 +10,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from processes import watched
 
 HEADLINE = ["build", "--arch", "densenet121", "--fp16", "--json"]
 INT8 = ["build", "--arch", "densenet121", "--int8", "--json", "--calibration-images", "64", "--calibration-data"]
@@ -21,45 +22,10 @@ INT8 = ["build", "--arch", "densenet121", "--int8", "--json", "--calibration-ima
 
 def run(arguments: list[str], folder: Path) -> tuple[dict[str, Any], float, float]:
     """The command's document, its seconds, and the peak memory of its process tree in GB."""
-    began = time.monotonic()
-    command = [sys.executable, "-m", "dnexport.cli", *arguments]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    peak = 0.0
-    ended = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(0.1):
-            peak = max(peak, sum(map(proportional_bytes, tree(process.pid))) / 1e9)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    output, _ = process.communicate()
-    ended.set()
-    watcher.join()
-    if process.returncode:
-        sys.exit(f"dnexport {' '.join(arguments)} ended with exit code {process.returncode}: {output}")
-    return json.loads(output), time.monotonic() - began, peak
-
-
-def tree(root: int) -> list[int]:
-    """A process and all below it."""
-    found = [root]
-    for process in found:
-        try:
-            for task in Path(f"/proc/{process}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found
-
-
-def proportional_bytes(process: int) -> int:
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    done = watched([sys.executable, "-m", "dnexport.cli", *arguments], folder)
+    if done.code:
+        sys.exit(f"dnexport {' '.join(arguments)} ended with exit code {done.code}: {done.output}")
+    return json.loads(done.output), done.seconds, done.peak_bytes / 1e9
 
 
 def help_seconds(folder: Path) -> float:

@@ -219,7 +219,7 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         "images": images.digest() if images is not None and options.needs_images else None,
         "tuning": tuning.digest() if tuning is not None else None,
     }
-    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 3, inputs, make)
+    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 4, inputs, make)
 
 
 def plan_from_file(path: Path) -> QuantizationPlan:

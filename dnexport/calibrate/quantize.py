@@ -97,7 +97,7 @@ def prepare(
         path: the file to write.
     """
     model = model_from_path(graph)
-    passes: list[Pass] = [PixelInput(preprocess)] if options.pixel_input else []
+    passes: list[Pass] = [PixelInput(preprocess)] if options.pixel_input and options.centre != "none" else []
     if options.placement == "state":
         passes.append(EqualizeState(table.magnitudes))
     applied = apply(passes, model)

@@ -2,8 +2,8 @@
 
 The input is x = (p/255 − mean)/std with p an integer from 0 to 255. Codes of p hold it exactly.
 
-    u = (255·std·x + 255·mean − 128)/128  =  p/128 − 1               whose int8 scale is 1/128
-    W∗x + b  =  (128·W/(255·std))∗u + (b + Σ W·(128/255 − mean)/std)
+    v = (255·std·x + 255·mean)/128  =  p/128                 in [0, 255/128]: centred, its int8 scale is 1/128
+    W∗x + b  =  (128·W/(255·std))∗v + (b − Σ W·mean/std)
 
 One scale for x itself, whose channels have other means and deviations, would round every pixel. Padding is done before,
 with x = 0: the border is the mean rounded to a whole pixel value.
@@ -17,12 +17,12 @@ import onnx_ir as ir
 from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, constant_array, name_of, replace_constant
 from dnexport.spec.preprocess import Preprocess
-from dnexport.spec.quantization import INT8_MAX, Range
+from dnexport.spec.quantization import Range
 
 PIXELS = "input_pixels"
 _HALF = 128
-# Of the tensor `PIXELS`: its scale is 1/128.
-PIXEL_RANGE = Range(lo=-INT8_MAX / _HALF, hi=INT8_MAX / _HALF)
+# Of the tensor `PIXELS`; `centre_activations` makes a scale of 1/128 of it.
+PIXEL_RANGE = Range(lo=0.0, hi=255 / _HALF)
 
 
 class PixelInput:
@@ -53,9 +53,9 @@ class PixelInput:
         )
         padded = _padded(model, x, conv)
         scaled = _elementwise(model, "Mul", padded, 255 * std / _HALF, f"{PIXELS}_gain", f"{PIXELS}_scaled", conv)
-        pixels = _elementwise(model, "Add", scaled, 255 * mean / _HALF - 1, f"{PIXELS}_offset", PIXELS, conv)
+        pixels = _elementwise(model, "Add", scaled, 255 * mean / _HALF, f"{PIXELS}_offset", PIXELS, conv)
         conv.replace_input_with(0, pixels)
-        moved = (weight * ((_HALF / 255 - mean) / std)).sum(axis=(1, 2, 3))
+        moved = -(weight * (mean / std)).sum(axis=(1, 2, 3))
         bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
         _set_bias(model, conv, (moved + (0 if bias is None else bias)).astype(np.float32))
         name = f"{name_of(conv.inputs[1])}_of_pixels"

@@ -42,7 +42,7 @@ class Quantization(Record):
             concatenates (``state``); ``auto`` builds both, measures both and keeps the faster that meets the budget.
         transitions: what the 1×1 convolutions behind an average pooling run in; one or two per cent of the work, and
             their errors reach a whole block.
-        pixel_input: quantize the input on the grid of its pixels (`graph.pixel_input`).
+        pixel_input: quantize the input on the grid of its pixels (`graph.pixel_input`); needs centring.
         centre: subtract the middle of its range from what convolutions read (`graph.centre_activations`): of ``all``,
             of those without padding (``pointwise``: the 1×1), or of ``none``.
         rounding: of the weights: ``gptq`` lets the errors of a sum compensate each other (`calibrate.rounding`),

@@ -80,9 +80,9 @@ def test_int8_changes_at_most_two_digits(int8: Bundle) -> None:
     assert accuracy.samples == accuracy.labelled == 360
     assert (1 - accuracy.agreement) * 360 <= 2.5
     assert report.executed_precision is Execution.INT8_F32
-    assert report.census.conv_macs_by_precision == {"int8": 1.0}
+    assert report.census.conv_macs_by_precision["int8"] > 0.95, "all but the transitions"
     assert report.cross_check.snr_db >= 35
-    assert accuracy.snr_db >= 38, "centred, compensated, corrected"
+    assert accuracy.snr_db >= 40, "pixels exact, transitions in float, centred, compensated, corrected"
 
 
 def test_fp16_leaves_a_plan_and_a_validated_companion(fp16: Bundle) -> None:

@@ -1,21 +1,18 @@
 """``dnexport build --arch densenet121 --fp16 --json`` on a machine without a GPU."""
 
-import importlib.util
 from pathlib import Path
 
+import headline
 import pytest
 
 from dnexport.bundle.verify import Bundle
 
 
 @pytest.fixture(scope="module")
-def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float, float, Path]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float, float, Path]:
     """The headline as the benchmark runs it, with random weights wherever the tests run: document, seconds, GB, folder."""
     folder = tmp_path_factory.mktemp("headline")
-    spec = importlib.util.spec_from_file_location("headline", root / "benchmarks" / "headline.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    return *benchmark.run([*benchmark.HEADLINE, "--weights", "random"], folder), folder
+    return *headline.run([*headline.HEADLINE, "--weights", "random"], folder), folder
 
 
 def test_the_document_is_the_contract(built: tuple[dict, float, float, Path]) -> None:

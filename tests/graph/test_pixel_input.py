@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from dnexport.data.images import input_from_pixels
+from dnexport.graph.centre_activations import CentreActivations
 from dnexport.graph.contract import apply
 from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.graph.pixel_input import PIXEL_RANGE, PIXELS, PixelInput
@@ -14,6 +15,7 @@ from tests.graph.test_insert_qdq import table
 from tests.graph.texts import model_from_text, operators, random
 
 Evaluate = Callable[[ir.Model, np.ndarray], np.ndarray]
+SEEN = table({PIXELS: PIXEL_RANGE})
 PREPROCESS = Preprocess(input_size=(8, 8), resize=None)
 
 
@@ -42,26 +44,24 @@ def test_every_pixel_is_held_exactly(evaluate: Evaluate) -> None:
     """All 256 values of each channel: what comes out of Q/DQ is what went in."""
     ramp = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
     model = stem(0)
-    apply((PixelInput(PREPROCESS), InsertQdq(table({PIXELS: PIXEL_RANGE}))), model)
+    apply((PixelInput(PREPROCESS), InsertQdq(SEEN), CentreActivations(SEEN)), model)
     dequantized = next(n for n in model.graph if n.name == f"{PIXELS}_dequantize").outputs[0]
     dequantized.type, dequantized.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", 3, 8, 8])
     model.graph.outputs[:] = [dequantized]
     found = evaluate(model, input_from_pixels(ramp, PREPROCESS))
-    assert (found.transpose(0, 2, 3, 1) * 128 + 128 == ramp).all()
+    assert ((found.transpose(0, 2, 3, 1) + 1) * 128 == ramp).all()
 
 
 def test_the_border_is_the_mean_to_half_a_pixel_value(evaluate: Evaluate) -> None:
     model, plain = stem(1), stem(1)
-    apply((PixelInput(PREPROCESS), InsertQdq(table({PIXELS: PIXEL_RANGE}))), model)
+    apply((PixelInput(PREPROCESS), InsertQdq(SEEN), CentreActivations(SEEN)), model)
     x = input_from_pixels(pixels(), PREPROCESS)
     weight = next(n for n in model.graph if n.op_type == "Conv").inputs[1].producer()
     codes, scales = (constant_array(value) for value in weight.inputs[:2])
     std = np.asarray(PREPROCESS.std)[:, None, None]
     held = codes * scales[:, None, None, None] * 255 * std / 128
     plain.graph.initializers["w"].const_value = ir.tensor(held.astype(np.float32), name="w")
-    shift = ((held - random(5, 3, 3, 3)) * ((128 / 255 - np.asarray(PREPROCESS.mean)[:, None, None]) / std)).sum(
-        (1, 2, 3)
-    )
+    shift = ((held - random(5, 3, 3, 3)) * (np.asarray(PREPROCESS.mean)[:, None, None] / std)).sum((1, 2, 3))
     error = np.abs(evaluate(model, x) - evaluate(plain, x)).reshape(4, 5, 8, 8)
     inner = error[:, :, 1:-1, 1:-1] - np.abs(shift)[:, None, None]
     assert np.abs(inner).max() < 1e-4, "inside only the weights are rounded"
