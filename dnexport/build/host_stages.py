@@ -4,6 +4,7 @@ Each returns a folder of `Stages`; a stage that is reused imports neither PyTorc
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import InputBatch, input_from_pixels
 from dnexport.errors import RecipeError
-from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.arrays import Logits, available_threads
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress
 from dnexport.spec.quantization import CalibrationTable, Placement, QuantizationPlan
@@ -68,12 +69,27 @@ def sample_input(context: Context) -> InputBatch:
 
 
 def export(context: Context) -> Path:
-    """``model.onnx`` as PyTorch's exporter writes it, checked against PyTorch."""
+    """``model.onnx`` as PyTorch's exporter writes it, checked against PyTorch; or a foreign graph, adopted.
+
+    Raises:
+        ParityFailed: it computes something else than what it was made from.
+    """
+    factory = context.network.factory(context.source)
 
     def make(folder: Path) -> None:
-        from dnexport.models.export import export_onnx
+        from dnexport.models.export import check_logits, export_onnx, graph_logits
 
-        export_onnx(context.network.factory(context.source)(), sample_input(context), folder / MODEL)
+        if factory is not None:
+            export_onnx(factory(), sample_input(context), folder / MODEL)
+            return
+        from dnexport.graph.adopt import adopted
+        from dnexport.graph.contract import save_model
+
+        assert context.source.file is not None
+        images, size = sample_input(context), context.network.preprocess.input_size
+        save_model(adopted(context.source.file, size).model, folder / MODEL)
+        original = original_logits(context.source.file)(images)
+        check_logits("the adopted graph", graph_logits(folder / MODEL, images), "the original", original)
 
     inputs = {
         "weights": context.source.digest(),
@@ -108,21 +124,19 @@ def canonical(context: Context, exported: Path) -> Path:
 
 
 def reference(context: Context, exported: Path) -> Path:
-    """PyTorch's FP32 logits of all test images (``logits.npy``) and the golden samples (``golden.npz``)."""
+    """The reference's FP32 logits of all test images (``logits.npy``) and the golden samples (``golden.npz``)."""
     network, test = context.network, context.data.test
 
     def make(folder: Path) -> None:
         import torch
 
-        from dnexport.models.export import reference_logits
-
         torch.set_num_threads(available_threads())
-        module = context.network.factory(context.source)()
+        reference_logits = _reference(context)
         kept = golden_from_test(test, network.preprocess)
         logits, golden = [], []
         wanted, done = set(kept), 0
         for pixels in test.batches(network.preprocess, 32):
-            logits.append(reference_logits(module, input_from_pixels(pixels, network.preprocess)))
+            logits.append(reference_logits(input_from_pixels(pixels, network.preprocess)))
             golden += [pixels[i] for i in range(len(pixels)) if done + i in wanted]
             done += len(pixels)
             context.progress.advance(done, len(test))
@@ -132,6 +146,37 @@ def reference(context: Context, exported: Path) -> Path:
 
     inputs = {"export": stage_key(exported), "test": test.digest(), "preprocess": network.preprocess.content_digest()}
     return context.stages.run("reference", 1, inputs, make)
+
+
+def _reference(context: Context) -> Callable[[InputBatch], Logits]:
+    """PyTorch on the module; ONNX Runtime on a foreign graph as it came."""
+    factory = context.network.factory(context.source)
+    if factory is None:
+        assert context.source.file is not None
+        return original_logits(context.source.file)
+    from dnexport.models.export import reference_logits
+
+    module = factory()
+    return lambda images: reference_logits(module, images)
+
+
+def original_logits(path: Path) -> Callable[[InputBatch], Logits]:
+    """ONNX Runtime on a foreign graph, whose batch may be fixed."""
+    from dnexport.runtimes.onnxruntime import float_session
+
+    session = float_session(path)
+    (taken,) = session.get_inputs()
+    step = taken.shape[0] if isinstance(taken.shape[0], int) else None
+
+    def run(images: InputBatch) -> Logits:
+        size = step or len(images)
+        whole = np.resize(images, (-(-len(images) // size) * size, *images.shape[1:]))
+        starts = range(0, len(whole), size)
+        found = np.concatenate([session.run(None, {taken.name: whole[i : i + size]})[0] for i in starts])
+        logits: Logits = found[: len(images)].reshape(len(images), -1)
+        return logits
+
+    return run
 
 
 def calibrate(context: Context, graph: Path) -> Path:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from dnexport.build.pretrained import pretrained
 from dnexport.data.datasets import nameless_classes
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
-from dnexport.spec.archs import AnyArch, Arch, ModuleArch, arch_from_text
+from dnexport.spec.archs import AnyArch, Arch, FamilyArch, GraphArch, ModuleArch, arch_from_text
 from dnexport.spec.manifest import Manifest, Weights
 from dnexport.spec.preprocess import IMAGENET, Preprocess
 from dnexport.spec.progress import Progress
@@ -32,14 +32,15 @@ class Source:
     """Where weights come from, before anything is loaded.
 
     Attributes:
-        kind: file, pretrained, random, or ``factory``: as the user's own function makes them.
-        file: of the first two.
+        kind: file, pretrained, random, ``factory``: as the user's own function makes them, or ``graph``: in an ONNX
+            file that another exporter wrote.
+        file: of the first two, or the graph.
         seed: of the last two.
         model: the user's function, where the network is not of the family.
         new_head: the file's classifier is replaced by a fresh one.
     """
 
-    kind: Literal["file", "pretrained", "random", "factory"]
+    kind: Literal["file", "pretrained", "random", "factory", "graph"]
     file: Path | None = None
     seed: int = 0
     model: str | None = None
@@ -71,7 +72,7 @@ class ModuleFactory:
     """Makes the PyTorch module, in whichever process it is called."""
 
     source: Source
-    arch: AnyArch
+    arch: FamilyArch | ModuleArch
     input_size: tuple[int, int]
 
     def __call__(self) -> "nn.Module":
@@ -110,8 +111,10 @@ class Network(Record):
     multi_label: bool = False
     answers: str | None = None
 
-    def factory(self, source: Source) -> ModuleFactory:
-        """Makes the module of this network."""
+    def factory(self, source: Source) -> ModuleFactory | None:
+        """Makes the module of this network; None where it has none, but a graph."""
+        if isinstance(self.arch, GraphArch):
+            return None
         return ModuleFactory(source, self.arch, self.preprocess.input_size)
 
     def weights(self, source: Source) -> Weights:
@@ -131,6 +134,8 @@ def source_from_recipe(recipe: Recipe, progress: Progress) -> Source:
         RecipeError: a seed that is no number.
         CheckpointError: no such file, or ``pretrained`` weights that cannot be had.
     """
+    if recipe.onnx is not None:
+        return Source("graph", _existing(recipe.onnx, "graph", "give an .onnx file"))
     if recipe.model is not None:
         return _foreign_source(recipe)
     source = _family_source(recipe, progress)
@@ -174,11 +179,11 @@ def _seed(weights: str, detail: str) -> int:
     return int(detail or 0)
 
 
-def _existing(weights: str) -> Path:
-    path = Path(weights)
+def _existing(name: str, what: str = "checkpoint", remedy: str = "give a .pt, .pth, .tar or .safetensors file") -> Path:
+    path = Path(name)
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {what}", "give a .pt, .pth, .tar or .safetensors file")
+        why = "is a directory" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{what} {path} {why}", remedy)
     return path.resolve()
 
 
@@ -193,6 +198,8 @@ def network_from_source(recipe: Recipe, source: Source) -> Network:
     """
     if source.model is not None:
         return _foreign_network(recipe, source)
+    if source.kind == "graph":
+        return _graph_network(recipe, source)
     metadata: CheckpointMetadata | None = None
     multi_label = False
     untold: tuple[str, ...] = ()
@@ -248,6 +255,28 @@ def _foreign_network(recipe: Recipe, source: Source) -> Network:
     )
 
 
+def _graph_network(recipe: Recipe, source: Source) -> Network:
+    """An ONNX graph of another exporter: its ends say what it is."""
+    from dnexport.graph.adopt import adopted
+
+    assert source.file is not None
+    found = adopted(source.file, recipe.preprocess.input_size)
+    arch = GraphArch(file=source.file.name, channels=found.channels, classes=found.classes, counted=found.parameters)
+    if recipe.classes not in (None, arch.classes):
+        raise ArchError(f"graph {source.file} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
+    choice = recipe.preprocess
+    if found.input_size is not None:
+        choice = choice.model_copy(update={"input_size": found.input_size})
+    preprocess, assumed = _preprocess(choice, None, arch)
+    return Network(
+        arch=arch,
+        arch_name=None,
+        preprocess=preprocess,
+        assumed=assumed,
+        class_names=_class_names(recipe, (), arch),
+    )
+
+
 def reference_factory(manifest: Manifest) -> ModuleFactory | None:
     """Makes the bundle's PyTorch module; None where PyTorch, those very weights or that very code are not here."""
     if importlib.util.find_spec("torch") is None:
@@ -260,6 +289,8 @@ def reference_factory(manifest: Manifest) -> ModuleFactory | None:
         class_names=manifest.class_names,
     )
     recipe = manifest.recipe
+    if recipe.onnx is not None:
+        return None
     word, _, seed = recipe.weights.partition(":")
     if manifest.weights.file is None:
         source = Source(manifest.weights.source, seed=int(seed or 0) if word == "random" else 0, model=recipe.model)

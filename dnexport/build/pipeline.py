@@ -227,14 +227,17 @@ def _calibration(int8: Quantized) -> CalibrationSummary:
 def _resolved(context: Context, outcomes: Sequence[TargetOutcome]) -> Recipe:
     """The recipe without questions: which weights ``auto`` found, which targets it chose."""
     source = context.source
-    unnamed = "auto" if source.kind == "factory" else f"random:{source.seed}"
-    weights = str(source.file) if source.file else unnamed
+    file = str(source.file) if source.file else None
     targets = tuple(outcome.report.target for outcome in outcomes)
-    return context.recipe.model_copy(update={"weights": weights, "targets": targets})
+    if source.kind == "graph":
+        return context.recipe.model_copy(update={"onnx": file, "targets": targets})
+    unnamed = "auto" if source.kind == "factory" else f"random:{source.seed}"
+    return context.recipe.model_copy(update={"weights": file or unnamed, "targets": targets})
 
 
 def _reference_run(context: Context, referenced: Path) -> ReferenceRun:
     logits, labels = np.load(referenced / "logits.npy"), np.asarray(context.data.test.labels)
     known = labels >= 0
     top1 = float((logits.argmax(axis=1)[known] == labels[known]).mean()) if known.any() else None
-    return ReferenceRun(form=EAGER, threads=available_threads(), top1=top1, samples=len(labels))
+    form = EAGER if context.network.factory(context.source) else f"ONNX Runtime fp32 on {context.recipe.onnx}"
+    return ReferenceRun(form=form, threads=available_threads(), top1=top1, samples=len(labels))

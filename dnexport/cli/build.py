@@ -12,6 +12,7 @@ def build(
     recipe: o.RecipeFile = None,
     arch: o.Arch = None,
     model: o.Model = None,
+    onnx: o.Onnx = None,
     weights: o.Weights = None,
     classes: o.Classes = None,
     new_head: o.NewHead = False,
@@ -71,7 +72,7 @@ def build(
 
     with terminal(as_json=as_json, quiet=quiet, debug=debug, nothing=NOTHING) as view:
         values = {
-            **flags.network_from_flags(arch, model, weights, classes, new_head),
+            **flags.network_from_flags(arch, model, onnx, weights, classes, new_head),
             "class_names": class_names,
             "data": data,
             "batch": batch,

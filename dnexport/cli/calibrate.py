@@ -12,6 +12,7 @@ def calibrate(
     recipe: o.RecipeFile = None,
     arch: o.Arch = None,
     model: o.Model = None,
+    onnx: o.Onnx = None,
     weights: o.Weights = None,
     classes: o.Classes = None,
     new_head: o.NewHead = False,
@@ -33,7 +34,7 @@ def calibrate(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         calibration = flags.calibration_from_flags(calibration_data, calibration_images, observer)
         values = {
-            **flags.network_from_flags(arch, model, weights, classes, new_head),
+            **flags.network_from_flags(arch, model, onnx, weights, classes, new_head),
             "data": data,
             "calibration": calibration,
             "precision": "int8",

@@ -11,6 +11,7 @@ from dnexport.cli import options as o
 def export(
     arch: o.Arch = None,
     model: o.Model = None,
+    onnx: o.Onnx = None,
     weights: o.Weights = None,
     classes: o.Classes = None,
     new_head: o.NewHead = False,
@@ -28,7 +29,7 @@ def export(
         preprocess = flags.preprocess_from_flags(input_size, None, None, None, None, None, None)
         recipe = flags.recipe_from_flags(
             None,
-            {**flags.network_from_flags(arch, model, weights, classes, new_head), "preprocess": preprocess},
+            {**flags.network_from_flags(arch, model, onnx, weights, classes, new_head), "preprocess": preprocess},
             suffix="export",
         )
         from dnexport.build.host_stages import cache_folder

@@ -23,10 +23,17 @@ def precision_from_flags(fp32: bool, fp16: bool, int8: bool) -> str | None:
 
 
 def network_from_flags(
-    arch: str | None, model: str | None, weights: str | None, classes: int | None, new_head: bool
+    arch: str | None, model: str | None, onnx: str | None, weights: str | None, classes: int | None, new_head: bool
 ) -> dict[str, Any]:
     """The keys that say what network is meant."""
-    return {"arch": arch, "model": model, "weights": weights, "classes": classes, "new_head": new_head or None}
+    return {
+        "arch": arch,
+        "model": model,
+        "onnx": onnx,
+        "weights": weights,
+        "classes": classes,
+        "new_head": new_head or None,
+    }
 
 
 def calibration_from_flags(data: str | None, images: int | None, observer: ObserverChoice | None) -> dict[str, Any]:
@@ -84,7 +91,13 @@ def recipe_from_flags(file: Path | None, flags: dict[str, Any], *, suffix: str) 
             values[key] = {**known, **value}
     if "name" not in values:
         weights = values.get("weights", "auto")
-        stem = values.get("arch") or values.get("model") or (Path(weights).stem if ":" not in weights else "densenet")
+        graph = Path(values["onnx"]).stem if values.get("onnx") else None
+        stem = (
+            values.get("arch")
+            or values.get("model")
+            or graph
+            or (Path(weights).stem if ":" not in weights else "densenet")
+        )
         ending = values.get("precision", "fp16") if suffix == "precision" else suffix
         values["name"] = f"{re.sub('[^A-Za-z0-9._-]+', '-', stem).strip('-._') or 'model'}-{ending}"
     return recipe_from_values(values, str(file) if file else "flags")

@@ -65,6 +65,12 @@ Model = Annotated[
         help="Any other torch.nn.Module: package.module:function.", show_default=False, rich_help_panel=_SOURCE
     ),
 ]
+Onnx = Annotated[
+    str | None,
+    typer.Option(
+        "--onnx", help="A float ONNX graph that another exporter wrote.", show_default=False, rich_help_panel=_SOURCE
+    ),
+]
 Classes = Annotated[
     int | None, typer.Option(min=1, help="Classes of the network.", show_default=False, rich_help_panel=_SOURCE)
 ]

@@ -47,7 +47,7 @@ def export_onnx(module: nn.Module, images: InputBatch, path: Path) -> None:
         )
         assert program is not None
         program.save(path)
-    _check("the exported graph", graph_logits(path, images), "PyTorch", reference_logits(module, images))
+    check_logits("the exported graph", graph_logits(path, images), "PyTorch", reference_logits(module, images))
 
 
 def reference_logits(module: nn.Module, images: InputBatch, batch: int = 32) -> Logits:
@@ -63,7 +63,7 @@ def compare_graphs(before: Path, after: Path, images: InputBatch) -> None:
     Raises:
         ParityFailed: the largest difference is above `TOLERANCE` of the largest logit.
     """
-    _check("the rewritten graph", graph_logits(after, images), "the exported one", graph_logits(before, images))
+    check_logits("the rewritten graph", graph_logits(after, images), "the exported one", graph_logits(before, images))
 
 
 def graph_logits(path: Path, images: InputBatch) -> Logits:
@@ -72,7 +72,12 @@ def graph_logits(path: Path, images: InputBatch) -> Logits:
     return logits
 
 
-def _check(what: str, logits: Logits, other: str, reference: Logits) -> None:
+def check_logits(what: str, logits: Logits, other: str, reference: Logits) -> None:
+    """Refuse an FP32 graph that computes something else than what it was made from.
+
+    Raises:
+        ParityFailed: the largest difference is above `TOLERANCE` of the largest logit.
+    """
     error, scale = float(np.abs(logits - reference).max()), float(np.abs(reference).max())
     if not error <= TOLERANCE * scale:
         raise ParityFailed(

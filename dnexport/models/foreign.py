@@ -13,7 +13,7 @@ from torch import nn
 
 from dnexport.errors import ArchError
 from dnexport.models.checkpoint import fill, state_from_file
-from dnexport.spec.archs.module import ModuleArch
+from dnexport.spec.archs.opaque import ModuleArch
 
 
 def module_from_factory(factory: str, *, seed: int = 0, weights: Path | None = None) -> nn.Module:

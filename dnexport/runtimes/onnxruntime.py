@@ -146,7 +146,7 @@ class OnnxRuntimeSession:
         proof = f"types of the {total} convolution kernels in the runtime's own profile: {counts}"
         if most != "int8" and self._options.execution.value.startswith("int8"):
             proof += "; this runtime simulates the quantization in float"
-        word = f"int8+{body[0][0]}" if most == "int8" and body else most
+        word = f"int8+{body[0][0] if body else 'f32'}" if most == "int8" else most
         return Executed(Execution(word), proof, {kind: count / total for kind, count in sorted(convolutions.items())})
 
 

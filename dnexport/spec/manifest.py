@@ -18,13 +18,14 @@ class Weights(Record):
     """Where the weights come from.
 
     Attributes:
-        source: ``file``, ``pretrained``, ``random``, or ``factory``: as the user's own function makes them.
+        source: ``file``, ``pretrained``, ``random``, ``factory``: as the user's own function makes them, or ``graph``:
+            those of a foreign ONNX file.
         file: name of the file, without its folder.
         digest: SHA-256 of the file, or of the seed and architecture of random weights.
         trained: False stamps the bundle *untrained*: latency and parity only.
     """
 
-    source: Literal["file", "pretrained", "random", "factory"]
+    source: Literal["file", "pretrained", "random", "factory", "graph"]
     file: str | None
     digest: str
     trained: bool

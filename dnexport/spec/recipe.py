@@ -67,6 +67,7 @@ class Recipe(Record):
         name: of the bundle; its directory's name.
         arch: a named architecture; None takes the checkpoint's.
         model: ``package.module:callable`` that makes a ``torch.nn.Module`` of the user's own, instead of an arch.
+        onnx: a float ONNX graph that another exporter wrote, instead of an arch and weights.
         weights: a file, ``pretrained``, ``random[:seed]`` or ``auto``.
         classes: of the network; other than the checkpoint's only with a new head.
         new_head: replace the checkpoint's classifier by a fresh one for ``classes``.
@@ -86,6 +87,7 @@ class Recipe(Record):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     arch: str | None = None
     model: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
+    onnx: str | None = None
     weights: str = "auto"
     classes: int | None = Field(default=None, ge=1)
     new_head: bool = False
@@ -114,7 +116,7 @@ class Recipe(Record):
         parsed = [text if text == "auto" else str(_value_of(lambda text=text: Target.parse(text))) for text in texts]
         return tuple(dict.fromkeys(parsed))
 
-    @field_validator("weights", "data", "class_names", "calibration_table")
+    @field_validator("onnx", "weights", "data", "class_names", "calibration_table")
     @classmethod
     def _is_a_path(cls, text: str | None) -> str | None:
         if text is not None and (not text.strip() or "\0" in text):
@@ -123,11 +125,18 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def _something_to_build(self) -> "Recipe":
+        if self.onnx is not None and (self.arch or self.model or self.new_head or self.weights != "auto"):
+            raise ValueError("an ONNX graph has its own arch, weights and head; drop --onnx or the others")
         if self.model is not None and (self.arch is not None or self.new_head or self.weights == "pretrained"):
             raise ValueError("a model has no arch, no new head and no pretrained weights; drop one of them")
         if self.new_head and self.classes is None:
             raise ValueError("a new head needs a number of classes; add --classes")
-        if self.arch is None and self.model is None and self.weights.partition(":")[0] in WEIGHT_WORDS:
+        if (
+            self.arch is None
+            and self.model is None
+            and self.onnx is None
+            and self.weights.partition(":")[0] in WEIGHT_WORDS
+        ):
             raise ValueError(
                 "an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"
             )
@@ -153,7 +162,7 @@ def recipe_from_toml(path: Path) -> dict[str, Any]:
         RecipeError: unreadable, not TOML, or a calibration file that is either.
     """
     values = _read_toml(path)
-    for key in ("weights", "data", "class_names", "calibration_table"):
+    for key in ("onnx", "weights", "data", "class_names", "calibration_table"):
         if key in values:
             values[key] = _resolved(values[key], path.parent)
     calibration = values.get("calibration")

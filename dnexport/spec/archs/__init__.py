@@ -7,8 +7,8 @@ from dnexport.spec.archs.condensenet import CondenseNetArch
 from dnexport.spec.archs.densenet import DenseNetArch
 from dnexport.spec.archs.dpn import DpnArch
 from dnexport.spec.archs.family import AnyArch, Arch, FamilyArch, TrainableArch
-from dnexport.spec.archs.module import ModuleArch
 from dnexport.spec.archs.named import NAMED, NamedArch, arch_from_text, named_arch
+from dnexport.spec.archs.opaque import GraphArch, ModuleArch
 from dnexport.spec.archs.peleenet import PeleeNetArch
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "DenseNetArch",
     "DpnArch",
     "FamilyArch",
+    "GraphArch",
     "ModuleArch",
     "NamedArch",
     "PeleeNetArch",

@@ -1,4 +1,4 @@
-"""Any architecture: one of the families or a module of the user's, told apart by the field ``family``."""
+"""Any architecture: of a family, a module of the user's or a foreign graph, told apart by the field ``family``."""
 
 from typing import Annotated
 
@@ -7,11 +7,11 @@ from pydantic import Field
 from dnexport.spec.archs.condensenet import CondenseNetArch
 from dnexport.spec.archs.densenet import DenseNetArch
 from dnexport.spec.archs.dpn import DpnArch
-from dnexport.spec.archs.module import ModuleArch
+from dnexport.spec.archs.opaque import GraphArch, ModuleArch
 from dnexport.spec.archs.peleenet import PeleeNetArch
 
 FamilyArch = DenseNetArch | CondenseNetArch | PeleeNetArch | DpnArch
-AnyArch = FamilyArch | ModuleArch
+AnyArch = FamilyArch | ModuleArch | GraphArch
 Arch = Annotated[AnyArch, Field(discriminator="family")]
 TrainableArch = Annotated[FamilyArch, Field(discriminator="family")]
 FAMILIES: dict[str, type[FamilyArch]] = {
