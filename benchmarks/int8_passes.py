@@ -24,18 +24,26 @@ from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
 from dnexport.spec.target import Target
 
-PLAIN = {"centre": "none", "rounding": "nearest", "correct_bias": False}
+PLAIN = {"centre": "none", "rounding": "nearest", "correct_bias": False, "transitions": "int8", "pixel_input": False}
 ROWS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
-    "min-max, nearest": (PLAIN, {}),
+    "min-max, nearest (plain)": (PLAIN, {}),
     "percentile 99.99": (PLAIN, {"observer": "percentile"}),
     "entropy": (PLAIN, {"observer": "entropy"}),
     "mean squared error": (PLAIN, {"observer": "mse"}),
-    "bias correction": ({**PLAIN, "correct_bias": True}, {}),
-    "GPTQ rounding and bias correction": ({**PLAIN, "rounding": "gptq", "correct_bias": True}, {}),
-    "centred 1×1": ({**PLAIN, "centre": "pointwise"}, {}),
-    "centred 1×1 and 3×3": ({**PLAIN, "centre": "all"}, {}),
-    "**centred 1×1, GPTQ, bias correction (default)**": ({}, {}),
-    "centred 1×1 and 3×3, GPTQ, bias correction": ({"centre": "all"}, {}),
+    "plain, bias correction": ({**PLAIN, "correct_bias": True}, {}),
+    "plain, GPTQ rounding and bias correction": ({**PLAIN, "rounding": "gptq", "correct_bias": True}, {}),
+    "plain, centred 1×1": ({**PLAIN, "centre": "pointwise"}, {}),
+    "plain, centred 1×1 and 3×3": ({**PLAIN, "centre": "all"}, {}),
+    "plain, centred 1×1 and 3×3, pixel grid": ({**PLAIN, "centre": "all", "pixel_input": True}, {}),
+    "plain, transitions in float": ({**PLAIN, "transitions": "float"}, {}),
+    "**all but the clipping observers (default)**": ({}, {}),
+    "default, transitions in int8": ({"transitions": "int8"}, {}),
+    "default, no pixel grid": ({"pixel_input": False}, {}),
+    "default, centred 1×1 only": ({"centre": "pointwise"}, {}),
+    "default, nearest rounding": ({"rounding": "nearest"}, {}),
+    "default, percentile 99.99": ({}, {"observer": "percentile"}),
+    "default, mean squared error": ({}, {"observer": "mse"}),
+    "default, placement state": ({"placement": "state"}, {}),
 }
 BLOCKS, QUERIES = 15, 40
 
@@ -55,7 +63,7 @@ def built(
     }
     bundle = build(recipe_from_values(values, name), folder / str(abs(hash(name))), Silent(), bench=False).bundle
     stages = bundle.manifest.stages
-    return bundle, sum(stages[stage].seconds for stage in ("calibrate", "quantize"))
+    return bundle, sum(run.seconds for stage, run in stages.items() if stage.startswith(("calibrate", "quantize")))
 
 
 def query(bundle: Bundle) -> Callable[[], None]:

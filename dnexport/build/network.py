@@ -239,20 +239,10 @@ def _foreign_network(recipe: Recipe, source: Source) -> Network:
     assert source.model is not None
     module = module_from_factory(source.model, seed=source.seed, weights=source.file)
     arch, answers = arch_from_factory(source.model, module, recipe.preprocess.input_size or IMAGENET.input_size)
-    if recipe.classes not in (None, arch.classes):
-        raise ArchError(f"model {source.model} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
     if source.file is None:
         # The factory's weights have no file; what they are belongs to what the network is.
         arch = arch.model_copy(update={"code": digest_from_json([arch.code, state_digest(module)])})
-    preprocess, assumed = _preprocess(recipe.preprocess, None, arch)
-    return Network(
-        arch=arch,
-        arch_name=None,
-        preprocess=preprocess,
-        assumed=assumed,
-        class_names=_class_names(recipe, (), arch),
-        answers=answers,
-    )
+    return _opaque_network(recipe, arch, recipe.preprocess, f"model {source.model}", answers)
 
 
 def _graph_network(recipe: Recipe, source: Source) -> Network:
@@ -262,11 +252,18 @@ def _graph_network(recipe: Recipe, source: Source) -> Network:
     assert source.file is not None
     found = adopted(source.file, recipe.preprocess.input_size)
     arch = GraphArch(file=source.file.name, channels=found.channels, classes=found.classes, counted=found.parameters)
-    if recipe.classes not in (None, arch.classes):
-        raise ArchError(f"graph {source.file} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
     choice = recipe.preprocess
     if found.input_size is not None:
         choice = choice.model_copy(update={"input_size": found.input_size})
+    return _opaque_network(recipe, arch, choice, f"graph {source.file}")
+
+
+def _opaque_network(
+    recipe: Recipe, arch: ModuleArch | GraphArch, choice: PreprocessChoice, what: str, answers: str | None = None
+) -> Network:
+    """A network whose ends are known and nothing else."""
+    if recipe.classes not in (None, arch.classes):
+        raise ArchError(f"{what} has {arch.classes} classes, not {recipe.classes}", "drop --classes")
     preprocess, assumed = _preprocess(choice, None, arch)
     return Network(
         arch=arch,
@@ -274,6 +271,7 @@ def _graph_network(recipe: Recipe, source: Source) -> Network:
         preprocess=preprocess,
         assumed=assumed,
         class_names=_class_names(recipe, (), arch),
+        answers=answers,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from dnexport.build.host_stages import GOLDEN, PLAN, Context, plan_from_file, quantize
 from dnexport.build.stages import stage_key
 from dnexport.build.target_stages import compile_lowered, lower
+from dnexport.calibrate.table import table_from_path
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.bench import Engine, blocks_of_engines
 from dnexport.deploy.targets import Chosen
@@ -45,6 +46,8 @@ def quantized(context: Context, graph: Path, table: Path, referenced: Path, targ
         BudgetFailed: no placement that was asked for meets the budget.
         TargetUnavailable: ``auto``, and none of the targets runs here.
     """
+    for doubt in table_from_path(table).doubts():
+        context.progress.warn(doubt)
     placement = context.recipe.quantization.placement
     if placement == "auto":
         found = _faster(context, graph, table, referenced, _measurable(targets))

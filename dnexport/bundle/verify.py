@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from dnexport.bundle.pack import MANIFEST
 from dnexport.data.images import PixelBatch
-from dnexport.errors import BadInput, IntegrityError
+from dnexport.errors import BadInput, IntegrityError, UsageError
 from dnexport.runtimes.arrays import Logits
 from dnexport.spec.manifest import SCHEMA, Manifest
 from dnexport.spec.metrics import TargetReport
-from dnexport.spec.record import digest_from_file
+from dnexport.spec.record import digest_from_file, nearest
+from dnexport.spec.target import Target
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class Bundle:
         manifest = _manifest(path)
         _check_files(path, manifest)
         return cls(path, manifest, {target: _report(path, manifest, slug) for target, slug in manifest.targets.items()})
+
+    def target(self, name: str) -> str:
+        """The string form of one of its targets.
+
+        Raises:
+            UsageError: it has no such target.
+        """
+        text = str(Target.parse(name))
+        if text not in self.reports:
+            raise UsageError(f"bundle {self.path} has no target '{name}'", nearest(text, list(self.reports)))
+        return text
 
     def engine(self, target: str) -> Path | None:
         """The engine file of a target, None where none was built."""

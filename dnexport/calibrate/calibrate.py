@@ -36,6 +36,7 @@ def table_from_images(
     digest, tensors = model_digest(model), quantization_points(model)
     passes = 1 if calibration_set.observer == "minmax" else 2
     seen: list[str] = []
+    flat: list[bool] = []
     done = 0
 
     def tick(count: int) -> None:
@@ -45,6 +46,7 @@ def table_from_images(
 
     def batch_seen(pixels: PixelBatch) -> PixelBatch:
         seen.extend(digest_from_pixels(image) for image in pixels)
+        flat.extend(bool((image == image[0, 0]).all()) for image in pixels)
         return pixels
 
     first = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
@@ -61,6 +63,7 @@ def table_from_images(
         graph_digest=digest,
         preprocess_digest=preprocess.content_digest(),
         synthetic=images.name == "synthetic",
+        flat=sum(flat),
         coverage={name: counts[index] for index, name in enumerate(names)},
         convergence=_convergence(found.ranges),
         ranges=ranges,

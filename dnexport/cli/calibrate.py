@@ -59,7 +59,6 @@ def calibrate(
                 else "the scales still moved by 1 % with the last images: give more"
             )
         )
-        if table.coverage and min(table.coverage.values()) == 0:
-            absent = [name for name, count in table.coverage.items() if count == 0]
-            view.warn(f"no image of {len(absent)} of {len(table.coverage)} classes was seen: {', '.join(absent[:5])}")
+        for doubt in table.doubts():
+            view.warn(doubt)
         view.say(f"table  {destination.resolve()}")

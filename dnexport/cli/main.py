@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from dnexport import __version__
-from dnexport.cli import archs, bench, build, calibrate, doctor, export, inspect, predict, report, train, validate
+from dnexport.cli import (
+    archs,
+    bench,
+    build,
+    calibrate,
+    check,
+    doctor,
+    export,
+    inspect,
+    predict,
+    report,
+    train,
+    validate,
+)
+from dnexport.cli.compile import compile_command
 
 app = typer.Typer(
     name="dnexport",
@@ -22,6 +36,8 @@ app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("calibrate")(calibrate.calibrate)
+app.command("compile")(compile_command)
+app.command("check")(check.check)
 app.command("validate")(validate.validate)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)

@@ -7,6 +7,7 @@ from dnexport.build.document import document_from_bundle
 from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
+from dnexport.spec.check import Checked
 from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport
 from dnexport.spec.preprocess import Preprocess
 
@@ -60,6 +61,26 @@ def show_graph_inspection(view: Terminal, found: dict[str, Any]) -> None:
         view.say(f"  {finding['remedy']}")
     if not found["findings"]:
         view.say("nothing here is known to hurt in INT8 or on TensorRT")
+
+
+def show_checks(view: Terminal, found: Sequence[Checked]) -> None:
+    """A row a target; below, what to do and what to know."""
+    view.document({each.target: each.model_dump(mode="json", exclude={"target"}) for each in found})
+    view.table(["Target", "Verdict", "Why", "Self-test", "Seconds"], [_check_row(each) for each in found])
+    for each in found:
+        for line in (each.remedy, *each.warnings):
+            if line:
+                view.say(f"  {each.target}: {line}")
+
+
+def _check_row(checked: Checked) -> list[str]:
+    test = checked.self_test
+    outcome = _DASH
+    if test is not None:
+        snr = "exact" if test.snr_db is None else f"{test.snr_db:.1f} dB"
+        word = "passed" if test.passed else f"FAILED, {test.floor_db:g} dB expected"
+        outcome = f"{word}: {snr}, {test.agreement:.0%} agree, batch {' and '.join(map(str, test.batches))}"
+    return [checked.target, checked.verdict, checked.reason, outcome, f"{checked.seconds:.1f}"]
 
 
 def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:

@@ -72,7 +72,7 @@ def validate_bundle(
         DataError: the data cannot be read or have other classes.
         TargetUnavailable: no engine runs here, or PyTorch is needed and not here.
     """
-    samples = _samples_from_data(bundle, data, factory) if data else _golden_samples(bundle)
+    samples = _samples_from_data(bundle, data, factory) if data else golden_samples(bundle)
     found = {}
     for each in _runnable(bundle, target):
         progress.start(f"validate:{each}")
@@ -108,7 +108,8 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
     return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained, manifest.multi_label)
 
 
-def _golden_samples(bundle: Bundle) -> Samples:
+def golden_samples(bundle: Bundle) -> Samples:
+    """The samples that travel with a bundle."""
     golden = bundle.golden()
     images = input_from_pixels(golden.images, bundle.manifest.preprocess)
     return Samples(

@@ -18,7 +18,7 @@ from dnexport.measure.accuracy import accuracy_from_logits, snr_db
 from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.runtimes.contract import Executed
-from dnexport.runtimes.registry import open_session
+from dnexport.runtimes.registry import open_session, runtime_for
 from dnexport.spec.metrics import Accuracy, CrossCheck
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.target import Target
@@ -79,7 +79,7 @@ def validate_engine(
 
     Args:
         engine: the file.
-        graph: the canonical graph with its Q/DQ; for INT8 ONNX Runtime runs it as the second opinion.
+        graph: the canonical graph with its Q/DQ; for INT8 ONNX Runtime, where it is here, runs it as second opinion.
         target: of the engine.
         precision: asked for.
         samples: what it is run on.
@@ -96,7 +96,7 @@ def validate_engine(
     if samples.trained or precision is not Precision.INT8:
         check_parity(str(target), accuracy, floor)
     cross_check = None
-    if precision is Precision.INT8 and target != _ORT_CPU:
+    if precision is Precision.INT8 and target != _ORT_CPU and runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
         other, _ = engine_logits(graph, _ORT_CPU, precision, samples, tick)
         cross_check = check_against(str(target), logits, str(_ORT_CPU), other, samples.reference)
     return Validated(accuracy, executed, cross_check)

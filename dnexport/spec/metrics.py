@@ -175,6 +175,7 @@ class TargetReport(Record):
         cross_check: against another runtime, INT8 only.
         benchmark: latency.
         notes: what a reader should know.
+        built_with: versions of the packages that built the engine.
     """
 
     target: str
@@ -192,6 +193,7 @@ class TargetReport(Record):
     cross_check: CrossCheck | None = None
     benchmark: Benchmark | None = None
     notes: tuple[str, ...] = ()
+    built_with: dict[str, str] = Field(default_factory=dict)
 
 
 class Environment(Record):

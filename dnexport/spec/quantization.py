@@ -211,6 +211,7 @@ class CalibrationTable(Record):
         image_digests: SHA-256 of each preprocessed image, in the order seen.
         graph_digest: of the graph whose tensors these are.
         preprocess_digest: of the preprocessing that made the images.
+        flat: images of one colour each, which say nothing of what the network looks for.
         synthetic: no real image was seen; scales from such a table prove nothing about accuracy.
         coverage: images of each class, where classes are known.
         convergence: after growing numbers of images.
@@ -223,10 +224,27 @@ class CalibrationTable(Record):
     graph_digest: str
     preprocess_digest: str
     synthetic: bool
+    flat: int = 0
     coverage: dict[str, int] = Field(default_factory=dict)
     convergence: tuple[Convergence, ...] = ()
     ranges: dict[str, Range]
     magnitudes: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why ranges from such images may be too narrow, a sentence each."""
+        found = []
+        images, distinct = len(self.image_digests), len(set(self.image_digests))
+        if images == 1:
+            found.append("INT8 is calibrated on a single image: give more with --calibration-images")
+        elif distinct < images:
+            found.append(f"only {distinct} of the {images} calibration images are different pictures")
+        if self.flat:
+            found.append(f"{self.flat} of the {images} calibration images are of one colour each")
+        unseen = [name for name, count in self.coverage.items() if count == 0]
+        if unseen:
+            classes = len(self.coverage)
+            found.append(f"no image of {len(unseen)} of {classes} classes was calibrated on: {', '.join(unseen[:5])}")
+        return tuple(found)
 
     def settled(self, share: float = 0.01) -> int | None:
         """After how many images the scales moved by less than ``share`` until the end; None if only at the end."""

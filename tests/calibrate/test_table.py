@@ -133,3 +133,18 @@ def test_settled_is_the_first_count_after_the_last_large_move() -> None:
     assert table(0.5, 0.2, 0.005, 0) == 30
     assert table(0.5, 0.2, 0.05, 0) is None
     assert table(0.001, 0) == 10
+
+
+def test_a_table_says_why_it_may_mean_little(tiny_graph: Path) -> None:
+    def doubts(pictures: list[np.ndarray], classes: tuple[str, ...] = ()) -> tuple[str, ...]:
+        labels = (0,) * len(pictures) if classes else (-1,) * len(pictures)
+        images = ImageSet("few", pictures, labels, classes)
+        return table_from_images(tiny_graph, images, TINY_PREPROCESS, CalibrationSet(), Silent()).doubts()
+
+    first, second = tiny_pixels(2)
+    grey = np.full_like(first, 117)
+    assert doubts([first, second]) == ()
+    assert doubts([first]) == ("INT8 is calibrated on a single image: give more with --calibration-images",)
+    assert doubts([first, first, second]) == ("only 2 of the 3 calibration images are different pictures",)
+    assert doubts([first, second], ("cat", "dog", "eel")) == ("no image of 2 of 3 classes was calibrated on: dog, eel",)
+    assert "1 of the 3 calibration images are of one colour each" in doubts([first, grey, second])

@@ -1,0 +1,21 @@
+"""``dnexport compile``"""
+
+from dnexport.cli import options as o
+
+
+def compile_command(
+    bundle: o.BundleFolder,
+    target: o.TargetName = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Build a bundle's engines on the machine that will run them, without PyTorch or ONNX tooling."""
+    from dnexport.cli.terminal import terminal
+
+    with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
+        from dnexport.bundle.verify import Bundle
+        from dnexport.cli.render import show_build
+        from dnexport.deploy.native import compile_bundle
+
+        show_build(view, compile_bundle(Bundle.open(bundle), target, view), ())

@@ -1,0 +1,161 @@
+"""Whether a bundle's engines can be used on this machine: judged before anything native is loaded, then tried.
+
+The verdict rests on the manifest, the installed versions, the GPUs and the memory. Only an engine that may be loaded is
+loaded, in a worker, and answers golden samples at batch 1 and at the profile's largest.
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dnexport.bundle.verify import Bundle
+from dnexport.data.images import input_from_pixels
+from dnexport.deploy.compile import probe_worker, session_options
+from dnexport.errors import DnexportError
+from dnexport.measure.accuracy import snr_db
+from dnexport.measure.environment import package_versions
+from dnexport.measure.latency import Probe
+from dnexport.runtimes.registry import open_session, runtime_for
+from dnexport.spec.check import Checked, SelfTest
+from dnexport.spec.metrics import TargetReport
+from dnexport.spec.progress import Progress
+from dnexport.spec.target import Target
+
+_SAMPLES = 8
+_VARIES_DB = 6.0
+_EXACT_DB = 66.0
+# A session holds weights, their packed copies and activations.
+_MEMORY_FACTOR = 4
+_PACKAGE = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "openvino": "onnxruntime-ep-openvino"}
+# Versions that were seen to miscompute, with what dnexport does about it.
+_KNOWN_BAD = {
+    ("onnxruntime-ep-openvino", "1.8.1"): "OpenVINO 2026.4.1 miscomputes some INT8 graphs; "
+    "dnexport's lowering avoids the patterns that are known",
+}
+
+
+def check_bundle(bundle: Bundle, target: str | None, progress: Progress) -> list[Checked]:
+    """Judge and try the targets of a verified bundle.
+
+    Args:
+        bundle: verified: every file is what its manifest says.
+        target: one of its targets; None for all.
+        progress: told of each.
+
+    Raises:
+        UsageError: the bundle has no such target.
+    """
+    names = [bundle.target(target)] if target is not None else list(bundle.reports)
+    found = []
+    for name in names:
+        began = time.monotonic()
+        progress.start(f"check:{name}")
+        checked = judged(bundle, name)
+        if checked.verdict == "load":
+            checked = _tried(bundle, checked)
+        seconds = time.monotonic() - began
+        progress.finish(seconds, reused=False)
+        found.append(checked.model_copy(update={"seconds": round(seconds, 3)}))
+    return found
+
+
+def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
+    """What is to be done with a target's engine here; nothing is loaded.
+
+    Args:
+        bundle: verified.
+        name: of the target.
+        free_bytes: of memory; as the system tells where it is None.
+    """
+    target, report = Target.parse(name), bundle.reports[name]
+    runtime = runtime_for(target)
+    runs = runtime.runs(target)
+    if not runs.usable:
+        return Checked(target=name, verdict="never", reason=runs.reason, remedy=runs.remedy)
+    if report.file is None:
+        compiling = f"dnexport compile {bundle.path} --target {name}"
+        return Checked(target=name, verdict="rebuild", reason=f"it is {report.status}, not built", remedy=compiling)
+    free = _free_bytes() if free_bytes is None else free_bytes
+    needed = _MEMORY_FACTOR * (report.bytes or 0)
+    if free is not None and free < needed:
+        reason = f"{free / 1e6:.0f} MB of memory are free, and about {needed / 1e6:.0f} MB are needed"
+        return Checked(target=name, verdict="never", reason=reason, remedy="free some memory")
+    package = _PACKAGE.get(target.runtime, "onnxruntime")
+    built_with = report.built_with or bundle.manifest.environment.versions
+    here, there = package_versions().get(package), built_with.get(package)
+    if here != there and target.runtime in ("tensorrt", "tensorrt-rtx"):
+        reason = f"the plan is of {package} {there}, here is {here}"
+        return Checked(
+            target=name, verdict="rebuild", reason=reason, remedy=f"dnexport compile {bundle.path} --target {name}"
+        )
+    reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
+    warnings = tuple(text for (known, bad), text in _KNOWN_BAD.items() if (known, bad) == (package, here))
+    return Checked(target=name, verdict="load", reason=reason, warnings=warnings)
+
+
+def _tried(bundle: Bundle, checked: Checked) -> Checked:
+    try:
+        return checked.model_copy(update={"self_test": self_test(bundle, checked.target)})
+    except DnexportError as exc:
+        update = {"verdict": "rebuild", "reason": exc.message, "remedy": exc.remedy}
+        return checked.model_copy(update=update)
+
+
+def self_test(bundle: Bundle, name: str) -> SelfTest:
+    """Golden samples through an engine, in a worker.
+
+    Raises:
+        DnexportError: it cannot be loaded, or crashes.
+    """
+    target, engine = Target.parse(name), bundle.engine(name)
+    assert engine is not None
+    golden, manifest = bundle.golden(), bundle.manifest
+    images = input_from_pixels(golden.images[:_SAMPLES], manifest.preprocess)
+    reference = golden.logits[: len(images)]
+    precision, profile = manifest.recipe.precision, manifest.recipe.profile
+    batches = sorted({profile.min_batch, profile.max_batch})
+    options = session_options(precision, target)
+    with probe_worker(f"running {target}", target, options.threads) as worker:
+        worker.create(Probe, functools.partial(open_session, engine, target, options), images[:0])
+        answers = [_answers(worker.method("logits", _filled(images, batch), batch), len(images)) for batch in batches]
+    floor = _floor(bundle.reports[name])
+    found = [snr_db(reference, each) for each in answers]
+    worst = min(found, key=lambda snr: np.inf if snr is None else snr)
+    return SelfTest(
+        samples=len(images),
+        batches=tuple(batches),
+        snr_db=worst,
+        floor_db=floor,
+        agreement=min(float((each.argmax(1) == reference.argmax(1)).mean()) for each in answers),
+        between_db=snr_db(answers[0], answers[-1]),
+        passed=worst is None or worst >= floor,
+    )
+
+
+def _floor(report: TargetReport) -> float:
+    """What the build measured on its test images, less what so few samples can vary."""
+    measured = report.accuracy or report.graph_accuracy
+    snr = measured.snr_db if measured is not None else None
+    return (_EXACT_DB if snr is None else snr) - _VARIES_DB
+
+
+def _filled(images: np.ndarray, batch: int) -> np.ndarray:
+    """The samples, repeated until they fill whole batches."""
+    whole = -(-len(images) // batch) * batch
+    return np.resize(images, (whole, *images.shape[1:]))
+
+
+def _answers(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
+    return np.concatenate(parts)[:count]
+
+
+def _free_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not tell."""
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    lines = (line.split() for line in info.read_text().splitlines())
+    return next((int(fields[1]) * 1024 for fields in lines if fields[0] == "MemAvailable:"), None)

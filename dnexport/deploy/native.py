@@ -1,0 +1,89 @@
+"""Build a bundle's engines on the machine that will run them, from the lowered graphs that the bundle carries.
+
+Needs a runtime and nothing of the host's: neither PyTorch nor ONNX tooling.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from dnexport.bundle.pack import staging, write_manifest
+from dnexport.bundle.verify import Bundle
+from dnexport.deploy.compile import compile_target
+from dnexport.deploy.remeasure import golden_samples
+from dnexport.deploy.validate import validate_engine
+from dnexport.errors import TargetUnavailable
+from dnexport.measure.environment import package_versions
+from dnexport.runtimes.registry import runtime_for
+from dnexport.spec.metrics import TargetReport
+from dnexport.spec.progress import Progress
+from dnexport.spec.record import digest_from_file
+from dnexport.spec.target import Target
+
+
+def compile_bundle(bundle: Bundle, target: str | None, progress: Progress) -> Bundle:
+    """Replace a bundle by one whose engines were built here; what cannot be built leaves it as it was.
+
+    Args:
+        bundle: verified.
+        target: one of its targets; None for all that have no engine yet.
+        progress: told of each.
+
+    Raises:
+        UsageError: the bundle has no such target.
+        TargetUnavailable: it cannot be built here, or there is nothing to build.
+        BuildFailed: the runtime refuses the graph, or the engine is not the network.
+    """
+    names = [bundle.target(target)] if target is not None else [n for n, r in bundle.reports.items() if not r.file]
+    if not names:
+        raise TargetUnavailable(
+            f"every target of bundle {bundle.path} has an engine", "name the one to build again with --target"
+        )
+    with staging(bundle.path) as folder:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+        for name in names:
+            _compile(bundle, name, folder, progress)
+        write_manifest(folder, bundle.manifest)
+    return Bundle.open(bundle.path)
+
+
+def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> None:
+    target, report = Target.parse(name), bundle.reports[name]
+    place = folder / "targets" / target.slug
+    graph, recipe = place / "model.onnx", bundle.manifest.recipe
+    if not graph.is_file():
+        raise TargetUnavailable(f"bundle {bundle.path} holds no graph of {name}: {report.error}", "build it again")
+    began = time.monotonic()
+    progress.start(f"compile:{name}")
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled = compile_target(graph, Path(scratch), target, recipe.profile, recipe.precision)
+        engine = place / compiled.engine.name
+        shutil.copyfile(compiled.engine, engine)
+    update: dict[str, Any] = {
+        "status": "built",
+        "error": None,
+        "file": engine.relative_to(folder).as_posix(),
+        "bytes": engine.stat().st_size,
+        "engine_digest": digest_from_file(engine),
+        "execution_proof": compiled.proof or None,
+        "built_with": package_versions(),
+        "notes": ("built on the machine it runs on",),
+    }
+    if runtime_for(target).runs(target).usable:
+        samples = golden_samples(bundle)
+        found = validate_engine(engine, folder / "model.onnx", target, recipe.precision, samples, progress.advance)
+        update |= {
+            "status": "validated",
+            "accuracy": found.accuracy,
+            "cross_check": found.cross_check,
+            "executed_precision": found.executed.execution,
+            "execution_proof": found.executed.proof,
+        }
+    _write(report.model_copy(update=update), place)
+    progress.finish(time.monotonic() - began, reused=False)
+
+
+def _write(report: TargetReport, place: Path) -> None:
+    (place / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,114 @@
+"""The first thing on a device: what can be used here, and does it still answer."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from dnexport.build.pipeline import build
+from dnexport.bundle.pack import write_manifest
+from dnexport.bundle.verify import Bundle
+from dnexport.deploy.check import check_bundle, judged
+from dnexport.errors import UsageError
+from dnexport.spec.progress import Silent
+from dnexport.spec.recipe import recipe_from_values
+
+RTX = "tensorrt-rtx:sm86"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    values = {
+        "name": "checked",
+        "arch": "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)",
+        "weights": "random",
+        "precision": "fp16",
+        "allow_execution": "bf16",
+        "targets": ["openvino:cpu", RTX, "tensorrt"],
+        "batch": "1..1..4",
+    }
+    from dnexport.runtimes.onnxruntime import OnnxRuntime
+    from dnexport.spec.precision import Precision
+    from dnexport.spec.target import Target
+
+    here = OnnxRuntime().execution(Precision.FP16, Target.parse("openvino:cpu"))
+    recipe = recipe_from_values({**values, "allow_execution": here.value}, "test")
+    return build(recipe, tmp_path_factory.mktemp("check") / "b", Silent(), bench=False).bundle
+
+
+def copied(bundle: Bundle, folder: Path) -> Path:
+    shutil.copytree(bundle.path, folder)
+    return folder
+
+
+def test_each_target_has_a_verdict_and_a_reason(bundle: Bundle) -> None:
+    openvino, rtx, tensorrt = check_bundle(bundle, None, Silent())
+    assert (openvino.verdict, rtx.verdict, tensorrt.verdict) == ("load", "never", "never")
+    assert rtx.reason == tensorrt.reason == "no NVIDIA GPU is here"
+    assert openvino.usable
+    assert openvino.self_test.batches == (1, 4)
+    assert openvino.self_test.samples == 8
+    assert not rtx.usable
+    with pytest.raises(UsageError, match="has no target 'onnxruntime:cpu'"):
+        check_bundle(bundle, "onnxruntime:cpu", Silent())
+
+
+def test_an_engine_that_computes_something_else_fails_the_self_test(bundle: Bundle, tmp_path: Path) -> None:
+    """A weight of the classifier is lost; the digests are those of the damaged file."""
+    path = copied(bundle, tmp_path / "damaged")
+    engine = path / "targets" / "openvino-cpu" / "model.onnx"
+    model = onnx.load(engine)
+    weight = next(each for each in model.graph.initializer if each.name == "classifier.weight")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[:5] = 0
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, engine)
+    write_manifest(path, bundle.manifest)
+    (checked,) = check_bundle(Bundle.open(path), "openvino:cpu", Silent())
+    assert checked.verdict == "load"
+    assert not checked.self_test.passed
+    assert checked.self_test.snr_db < checked.self_test.floor_db
+
+
+def test_what_must_be_built_here_says_how(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dnexport.runtimes.contract import Availability
+    from dnexport.runtimes.tensorrt import TensorRT
+
+    monkeypatch.setattr(TensorRT, "runs", lambda *_: Availability(True, "tensorrt 10.9"))
+    prepared = judged(bundle, "tensorrt")
+    assert (prepared.verdict, prepared.reason) == ("rebuild", "it is prepared, not built")
+    assert prepared.remedy == f"dnexport compile {bundle.path} --target tensorrt"
+    assert judged(bundle, RTX).verdict == "load"
+    monkeypatch.setattr("dnexport.deploy.check.package_versions", lambda: {"tensorrt-rtx": "99"})
+    other = judged(bundle, RTX)
+    assert other.verdict == "rebuild"
+    assert "here is 99" in other.reason
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(bundle: Bundle) -> None:
+    assert judged(bundle, "openvino:cpu", free_bytes=1000).reason.startswith("0 MB of memory are free, and about ")
+    assert judged(bundle, "openvino:cpu", free_bytes=1 << 30).verdict == "load"
+
+
+def test_the_command_speaks_json_and_has_exit_codes(
+    bundle: Bundle, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_cli("check", str(bundle.path), "--json", cwd=bundle.path.parent)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["openvino:cpu"]["self_test"]["passed"]
+    done = run_cli("check", str(bundle.path), "--target", RTX, cwd=bundle.path.parent)
+    assert done.returncode == 4
+    assert "no NVIDIA GPU is here" in done.stdout
+
+
+def test_samples_fill_the_largest_batch() -> None:
+    from dnexport.deploy.check import _filled
+
+    images = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    assert len(_filled(images, 64)) == 64
+    assert (_filled(images, 3)[:8] == images).all()
