@@ -1,17 +1,19 @@
 """INT8 beside its peers: ``python benchmarks/quantization.py CIFAR10 IMAGES ENVIRONMENTS`` prints Markdown.
 
+``--network`` and ``--tool`` take one of the networks, or some of the tools.
+
 CIFAR10 is a folder with ``train/`` and ``test/`` of class folders, IMAGES one of photographs, ENVIRONMENTS one in which
 virtual environments of NNCF and Model Optimizer are made, where they are not there yet.
 
 Each tool gets the same exported graph and the same calibration images, in a process of its own that is ended above
-`LIMIT_BYTES` of memory. What comes out is compared on ONNX Runtime's CPU provider with the float graph: top-1 with its
-exact paired interval, agreement, centred SNR. Engines are run on OpenVINO and timed in blocks that alternate with
-dnexport's, where OpenVINO's answers are those of ONNX Runtime (30 dB, or as near to the float graph within 3 dB). A
-plan is built by TensorRT for RTX, or its first error given.
+`LIMIT_BYTES` of memory or after `LIMIT_S` seconds. What comes out is compared on ONNX Runtime's CPU provider with the
+float graph: top-1 with its exact paired interval, agreement, centred SNR. Engines are run on OpenVINO and timed in
+blocks that alternate with dnexport's, where OpenVINO's answers are those of ONNX Runtime (30 dB, or as near to the
+float graph within 3 dB). A plan is built by TensorRT for RTX, or its first error given.
 """
 
+import argparse
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -49,7 +51,7 @@ from dnexport.spec.target import Target
 
 CHECKPOINT = Path(__file__).parent / "cifar10" / "densenet-bc-40-12.safetensors"
 LIMIT_BYTES = 12 << 30
-LIMIT_S = 1200
+LIMIT_S = 600
 OPENVINO, OWN = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
 RTX = Target.parse("tensorrt-rtx:sm86")
 COLUMNS = (
@@ -79,9 +81,15 @@ class Case:
 
 
 def main() -> None:
-    cifar, images, environments = (Path(each).resolve() for each in sys.argv[1:4])
-    chosen = sys.argv[4:] or ["cifar10", "densenet121"]
-    pythons = {package: interpreter(package, environments) for package, _ in CONFIGURATIONS.values()}
+    parser = argparse.ArgumentParser()
+    for name in ("cifar", "images", "environments"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--network", action="append", choices=["cifar10", "densenet121"])
+    parser.add_argument("--tool", action="append", choices=list(CONFIGURATIONS))
+    arguments = parser.parse_args()
+    chosen, tools = arguments.network or ["cifar10", "densenet121"], arguments.tool or list(CONFIGURATIONS)
+    cifar, images = arguments.cifar.resolve(), arguments.images.resolve()
+    pythons = {name: interpreter(CONFIGURATIONS[name][0], arguments.environments.resolve()) for name in tools}
     with tempfile.TemporaryDirectory() as name:
         if "cifar10" in chosen:
             print("### densenet-bc-40-12, trained on CIFAR-10; 512 images calibrate, 10,000 test\n")
@@ -150,11 +158,11 @@ def table(case: Case, pythons: dict[str, str]) -> None:
         top1 = (reference.argmax(1) == case.labels).mean()
         print(f"| float graph | {top1:.2%} |" + " – |" * len(COLUMNS), flush=True)
     own: Path | None = None
-    for name, (package, _) in CONFIGURATIONS.items():
+    for name, python in pythons.items():
         folder = case.folder / name.replace(" ", "-")
         folder.mkdir()
         model = folder / "quantized.onnx"
-        run = quantized(name, pythons[package], case, model)
+        run = quantized(name, python, case, model)
         if run.code != 0 or not model.exists():
             print(f"| {name} | {failure(run)} |" + " – |" * (len(columns) - 1), flush=True)
             continue
@@ -271,5 +279,4 @@ def plan(model: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"limit_bytes": LIMIT_BYTES, "limit_s": LIMIT_S}), file=sys.stderr)
     main()
