@@ -21,7 +21,7 @@ def export(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Export to the canonical FP32 ONNX graph, checked against PyTorch."""
+    """Export to the canonical FP32 ONNX graph, checked against what it was made from."""
     from dnexport.cli import flags
     from dnexport.cli.terminal import terminal
 

@@ -221,7 +221,8 @@ def images_from_folder(root: Path) -> ImageSet:
     with its file name and 1, 0 or nothing (unknown) for each.
 
     Raises:
-        DataError: unreadable, no images, a class without images, or a table that does not fit the pictures.
+        DataError: unreadable, no images, a class without images, images beside class folders, or a table that does not
+            fit the pictures.
     """
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -237,6 +238,9 @@ def images_from_folder(root: Path) -> ImageSet:
     if not folders:
         remedy = "give a folder of images, or of one folder of images per class"
         raise DataError(f"data folder {root} holds neither images nor class folders", remedy)
+    if loose:
+        what = f"{len(loose)} images lie beside the class folders of {root} and belong to none: {loose[0].name}"
+        raise DataError(what, "move them into class folders, or elsewhere")
     empty = [name for name, images in found.items() if not images]
     if empty:
         raise DataError(f"data folder {root} has no images in class '{empty[0]}'", "add images or remove the folder")

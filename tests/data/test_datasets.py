@@ -119,6 +119,15 @@ def test_folders_without_images_are_refused(tmp_path: Path, made: list[str], mes
         images_from_folder(tmp_path)
 
 
+def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", 2)
+    write_images(tmp_path / "data" / "cat", 1)
+    with pytest.raises(
+        DataError, match=r"2 images lie beside the class folders of .* and belong to none: 0\.png; move"
+    ):
+        images_from_folder(tmp_path / "data")
+
+
 def test_one_image_a_class_leaves_nothing_to_test_on(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write_images(tmp_path / name, 1)
