@@ -89,7 +89,8 @@ def rounded_weights(
     Raises:
         DataError: an activation is not finite.
     """
-    seen = [_seen(conv, table, centre) for conv in model.graph if conv.op_type == "Conv" and _quantized(conv, table)]
+    convs = [conv for conv in model.graph if conv.op_type == "Conv" and _quantized(conv, table)]
+    seen = [_seen(conv, table, centre, compensate) for conv in convs]
     names = [name_of(each.conv.inputs[0]) for each in seen]
     for done, image in enumerate(activations(model, names, images), start=1):
         for index, each in enumerate(seen):
@@ -102,12 +103,13 @@ def _quantized(conv: ir.Node, table: CalibrationTable) -> bool:
     return constant_array(conv.inputs[1]) is not None and name_of(conv.inputs[0]) in table.ranges
 
 
-def _seen(conv: ir.Node, table: CalibrationTable, centre: Centring) -> _Seen:
+def _seen(conv: ir.Node, table: CalibrationTable, centre: Centring, compensate: bool) -> _Seen:
     weight = constant_array(conv.inputs[1])
     assert weight is not None
     groups, taps = conv.attributes.get_int("group", 1), int(np.prod(weight.shape[1:]))
     zeros = np.zeros((groups, taps), np.float64)
-    covariance = np.zeros((groups, taps, taps), np.float32)
+    # Of a wide 3×3 convolution hundreds of megabytes; rounding to the nearest does not ask for it.
+    covariance = np.zeros((groups, taps, taps) if compensate else (groups, 0, 0), np.float32)
     found = table.ranges[name_of(conv.inputs[0])]
     centred = centre == "all" or (centre == "pointwise" and not read_with_padding(conv.inputs[0]))
     middle, scale = centring(found) if centred else (0.0, activation_scale(found))
@@ -126,7 +128,8 @@ def _look(each: _Seen, x: np.ndarray, images: int, generator: np.random.Generato
     # Padding is zero on either side: 0 is a code, and centring puts back what the border lacks.
     codes = np.clip(np.round((patches - np.float32(each.centre)) / np.float32(each.scale)), -INT8_MAX - 1, INT8_MAX)
     quantized = codes * np.float32(each.scale) + np.float32(each.centre)
-    each.covariance += quantized @ quantized.transpose(0, 2, 1)
+    if each.covariance.size:
+        each.covariance += quantized @ quantized.transpose(0, 2, 1)
     each.total += patches.sum(axis=2)
     each.total_quantized += quantized.sum(axis=2)
     each.count += patches.shape[2]
