@@ -4,9 +4,10 @@ Each returns a folder of `Stages`; a stage that is reused imports neither PyTorc
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
 from dnexport.data.images import InputBatch, input_from_pixels
 from dnexport.errors import RecipeError
-from dnexport.runtimes.arrays import Logits, available_threads
+from dnexport.runtimes.arrays import Logits, available_threads, whole_batches
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress
 from dnexport.spec.quantization import CalibrationTable, Placement, QuantizationPlan
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import digest_from_file
+
+if TYPE_CHECKING:
+    from dnexport.graph.contract import Applied
 
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
@@ -116,8 +120,7 @@ def canonical(context: Context, exported: Path) -> Path:
         applied = apply(canonical_passes(), model)
         save_model(model, folder / MODEL)
         compare_graphs(exported / MODEL, folder / MODEL, sample_input(context))
-        rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
-        (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        _write_passes(applied, folder)
         (folder / "digest").write_text(model_digest(model_from_path(folder / MODEL)), encoding="utf-8")
 
     return context.stages.run("passes", 1, {"export": stage_key(exported)}, make)
@@ -170,7 +173,7 @@ def original_logits(path: Path) -> Callable[[InputBatch], Logits]:
 
     def run(images: InputBatch) -> Logits:
         size = step or len(images)
-        whole = np.resize(images, (-(-len(images) // size) * size, *images.shape[1:]))
+        whole = whole_batches(images, size)
         starts = range(0, len(whole), size)
         found = np.concatenate([session.run(None, {taken.name: whole[i : i + size]})[0] for i in starts])
         logits: Logits = found[: len(images)].reshape(len(images), -1)
@@ -249,10 +252,7 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         save_model(model, folder / MODEL)
         source.unlink()
         (folder / PLAN).write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        rows = [
-            {"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in (*prepared.applied, *applied)
-        ]
-        (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        _write_passes((*prepared.applied, *applied), folder)
 
     inputs = {
         "graph": stage_key(graph),
@@ -265,6 +265,12 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         "tuning": tuning.digest() if tuning is not None else None,
     }
     return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 4, inputs, make)
+
+
+def _write_passes(applied: Iterable["Applied"], folder: Path) -> None:
+    """``passes.json``: what each pass did."""
+    rows = [{"pass": a.name, "modified": a.modified, "declined": list(a.reasons)} for a in applied]
+    (folder / "passes.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def plan_from_file(path: Path) -> QuantizationPlan:

@@ -29,6 +29,7 @@ from dnexport.build.placement import Quantized, quantized
 from dnexport.build.target_stages import TargetOutcome, build_target, place
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import Bundle
+from dnexport.calibrate.table import table_from_path
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.bench import Engine, measure_engines
 from dnexport.deploy.targets import chosen_targets
@@ -40,7 +41,6 @@ from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress, Recording
-from dnexport.spec.quantization import CalibrationTable
 from dnexport.spec.recipe import Recipe
 
 
@@ -209,7 +209,7 @@ def _manifest(
 
 
 def _calibration(int8: Quantized) -> CalibrationSummary:
-    table = CalibrationTable.model_validate_json(int8.table.read_bytes())
+    table = table_from_path(int8.table)
     plan = plan_from_file(int8.plan)
     return CalibrationSummary(
         calibration_set=table.calibration_set,

@@ -8,7 +8,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.spec.check import Checked
-from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport
+from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
 
 _DASH = "–"
@@ -77,7 +77,7 @@ def _check_row(checked: Checked) -> list[str]:
     test = checked.self_test
     outcome = _DASH
     if test is not None:
-        snr = "exact" if test.snr_db is None else f"{test.snr_db:.1f} dB"
+        snr = decibel_text(test.snr_db)
         word = "passed" if test.passed else f"FAILED, {test.floor_db:g} dB expected"
         outcome = f"{word}: {snr}, {test.agreement:.0%} agree, batch {' and '.join(map(str, test.batches))}"
     return [checked.target, checked.verdict, checked.reason, outcome, f"{checked.seconds:.1f}"]
@@ -121,7 +121,7 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
     """Top-1 where labels are known, else agreement; with the centred SNR."""
     if accuracy is None:
         return _DASH
-    snr = "exact" if accuracy.snr_db is None else f"{accuracy.snr_db:.1f} dB"
+    snr = decibel_text(accuracy.snr_db)
     if accuracy.top1 is not None and accuracy.reference_top1 is not None:
         return f"top-1 {accuracy.top1:.2%} (was {accuracy.reference_top1:.2%}), {snr}, {accuracy.samples} images"
     if (mean := accuracy.mean_auroc) is not None:

@@ -6,7 +6,6 @@ loaded, in a worker, and answers golden samples at batch 1 and at the profile's 
 
 import functools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import snr_db
 from dnexport.measure.environment import package_versions
 from dnexport.measure.latency import Probe
+from dnexport.runtimes.arrays import whole_batches
 from dnexport.runtimes.registry import open_session, runtime_for
 from dnexport.spec.check import Checked, SelfTest
 from dnexport.spec.metrics import TargetReport
@@ -75,8 +75,8 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
     runs = runtime.runs(target)
     if not runs.usable:
         return Checked(target=name, verdict="never", reason=runs.reason, remedy=runs.remedy)
+    compiling = f"dnexport compile {bundle.path} --target {name}"
     if report.file is None:
-        compiling = f"dnexport compile {bundle.path} --target {name}"
         return Checked(target=name, verdict="rebuild", reason=f"it is {report.status}, not built", remedy=compiling)
     free = _free_bytes() if free_bytes is None else free_bytes
     needed = _MEMORY_FACTOR * (report.bytes or 0)
@@ -88,9 +88,7 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
     here, there = package_versions().get(package), built_with.get(package)
     if here != there and target.runtime in ("tensorrt", "tensorrt-rtx"):
         reason = f"the plan is of {package} {there}, here is {here}"
-        return Checked(
-            target=name, verdict="rebuild", reason=reason, remedy=f"dnexport compile {bundle.path} --target {name}"
-        )
+        return Checked(target=name, verdict="rebuild", reason=reason, remedy=compiling)
     reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
     warnings = tuple(text for (known, bad), text in _KNOWN_BAD.items() if (known, bad) == (package, here))
     return Checked(target=name, verdict="load", reason=reason, warnings=warnings)
@@ -120,7 +118,8 @@ def self_test(bundle: Bundle, name: str) -> SelfTest:
     options = session_options(precision, target)
     with probe_worker(f"running {target}", target, options.threads) as worker:
         worker.create(Probe, functools.partial(open_session, engine, target, options), images[:0])
-        answers = [_answers(worker.method("logits", _filled(images, batch), batch), len(images)) for batch in batches]
+        parts = [worker.method("logits", whole_batches(images, batch), batch) for batch in batches]
+    answers = [np.concatenate(each)[: len(images)] for each in parts]
     floor = _floor(bundle.reports[name])
     found = [snr_db(reference, each) for each in answers]
     worst = min(found, key=lambda snr: np.inf if snr is None else snr)
@@ -140,16 +139,6 @@ def _floor(report: TargetReport) -> float:
     measured = report.accuracy or report.graph_accuracy
     snr = measured.snr_db if measured is not None else None
     return (_EXACT_DB if snr is None else snr) - _VARIES_DB
-
-
-def _filled(images: np.ndarray, batch: int) -> np.ndarray:
-    """The samples, repeated until they fill whole batches."""
-    whole = -(-len(images) // batch) * batch
-    return np.resize(images, (whole, *images.shape[1:]))
-
-
-def _answers(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
-    return np.concatenate(parts)[:count]
 
 
 def _free_bytes() -> int | None:

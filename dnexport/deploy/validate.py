@@ -19,7 +19,7 @@ from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.registry import open_session, runtime_for
-from dnexport.spec.metrics import Accuracy, CrossCheck
+from dnexport.spec.metrics import Accuracy, CrossCheck, decibel_text
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.target import Target
 
@@ -151,14 +151,10 @@ def check_against(target: str, logits: Logits, other_target: str, other: Logits,
     if not near and (own is None or others is None or not own >= others - CROSS_CHECK_MARGIN_DB):
         raise ParityFailed(
             f"{target} and {other_target} disagree on the same INT8 graph: {between:.1f} dB between them, and"
-            f" {_decibel(own)} and {_decibel(others)} to PyTorch",
+            f" {decibel_text(own)} and {decibel_text(others)} to PyTorch",
             f"{target} miscomputes it; build for another target or version",
         )
     return CrossCheck(against=other_target, snr_db=between, other_snr_db=others, floor_db=CROSS_CHECK_FLOOR_DB)
-
-
-def _decibel(snr: float | None) -> str:
-    return "exact" if snr is None else f"{snr:.1f} dB"
 
 
 def graph_floor(precision: Precision) -> float:

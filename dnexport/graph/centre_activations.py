@@ -76,24 +76,37 @@ class CentreActivations:
             centre, scale = centring(self.table.ranges[name])
             if not centre:
                 continue
-            readers = [use.node for use in quantize.outputs[0].uses()]
-            convs = [use.node for reader in readers for use in reader.outputs[0].uses()]
+            convs = readers_behind(quantize)
             if not self.padded and read_with_padding(quantize.inputs[0], convs):
                 continue
-            constants = [convolved_constant(conv, centre) for conv in convs]
-            obstacle = next((c for c in constants if isinstance(c, str)), None)
-            if obstacle is not None:
-                reasons.append(f"{name}: {obstacle}")
+            constants = convolved_constants(convs, centre)
+            if isinstance(constants, str):
+                reasons.append(f"{name}: {constants}")
                 continue
             _subtract(model, quantize, centre, scale)
             for conv, constant in zip(convs, constants, strict=True):
-                assert not isinstance(constant, str)
                 _put_back(model, conv, constant)
             modified = True
         return PassResult(model, modified, tuple(reasons))
 
 
-def convolved_constant(conv: ir.Node, centre: float) -> np.ndarray | str:
+def readers_behind(quantize: ir.Node) -> list[ir.Node]:
+    """What reads a quantized tensor through its DequantizeLinear."""
+    return [use.node for reader in quantize.outputs[0].uses() for use in reader.node.outputs[0].uses()]
+
+
+def convolved_constants(convs: Iterable[ir.Node], centre: float) -> list[np.ndarray] | str:
+    """Ŵ ∗ c of each convolution, [1, outputs, height, width] or [1, outputs, 1, 1]; or why one cannot be known."""
+    constants = []
+    for conv in convs:
+        constant = _convolved_constant(conv, centre)
+        if isinstance(constant, str):
+            return constant
+        constants.append(constant)
+    return constants
+
+
+def _convolved_constant(conv: ir.Node, centre: float) -> np.ndarray | str:
     """Ŵ ∗ c, [1, outputs, height, width] or [1, outputs, 1, 1]; or why it cannot be known."""
     weight = _dequantized(conv.inputs[1]) if conv.op_type == "Conv" and len(conv.inputs) > 1 else None
     if weight is None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
-from dnexport.graph.values import add_initializer, constant_array, name_of, replace_constant
+from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, replace_constant
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import Range
 
@@ -56,8 +56,7 @@ class PixelInput:
         pixels = _elementwise(model, "Add", scaled, 255 * mean / _HALF, f"{PIXELS}_offset", PIXELS, conv)
         conv.replace_input_with(0, pixels)
         moved = -(weight * (mean / std)).sum(axis=(1, 2, 3))
-        bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-        _set_bias(model, conv, (moved + (0 if bias is None else bias)).astype(np.float32))
+        add_to_bias(model, conv, f"{name_of(conv.outputs[0])}_bias_of_pixels", moved.astype(np.float32))
         name = f"{name_of(conv.inputs[1])}_of_pixels"
         replace_constant(model, conv, 1, name, (weight * _HALF / (255 * std)).astype(np.float32))
         return PassResult(model, True)
@@ -92,11 +91,3 @@ def _describe(value: ir.Value, name: str, like: ir.Value, sides: Sequence[int | 
     value.name, value.type = name, like.type
     if like.shape is not None:
         value.shape = ir.Shape([*list(like.shape)[:2], *sides])
-
-
-def _set_bias(model: ir.Model, conv: ir.Node, bias: np.ndarray) -> None:
-    if len(conv.inputs) > 2 and conv.inputs[2] is not None:
-        replace_constant(model, conv, 2, f"{name_of(conv.outputs[0])}_bias_of_pixels", bias)
-    else:
-        conv.resize_inputs(3)
-        conv.replace_input_with(2, add_initializer(model, f"{name_of(conv.outputs[0])}_bias_of_pixels", bias))

@@ -11,7 +11,7 @@ kernels are made for unsigned activations.
 import numpy as np
 import onnx_ir as ir
 
-from dnexport.graph.centre_activations import convolved_constant
+from dnexport.graph.centre_activations import convolved_constants, readers_behind
 from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, remove_unused
 
@@ -29,17 +29,14 @@ class UnsignedActivations:
             if centred is None:
                 continue
             subtract, centre = centred
-            dequantizers = [use.node for use in quantize.outputs[0].uses()]
-            convs = [use.node for node in dequantizers for use in node.outputs[0].uses()]
-            constants = [convolved_constant(conv, centre) for conv in convs]
-            obstacle = next((c for c in constants if isinstance(c, str)), None)
-            if obstacle is not None:
-                reasons.append(f"{quantize.name}: {obstacle}")
+            convs = readers_behind(quantize)
+            constants = convolved_constants(convs, centre)
+            if isinstance(constants, str):
+                reasons.append(f"{quantize.name}: {constants}")
                 continue
             for conv, constant in zip(convs, constants, strict=True):
-                assert not isinstance(constant, str)
                 _take_back(model, conv, constant)
-            _hold_unsigned(model, quantize, dequantizers, subtract, centre)
+            _hold_unsigned(model, quantize, subtract, centre)
             modified = True
         remove_unused(model)
         return PassResult(model, modified, tuple(reasons))
@@ -69,15 +66,13 @@ def _take_back(model: ir.Model, conv: ir.Node, constant: np.ndarray) -> None:
     add_to_bias(model, conv, f"{name_of(output)}_unsigned_bias", -constant[0, :, 0, 0])
 
 
-def _hold_unsigned(
-    model: ir.Model, quantize: ir.Node, dequantizers: list[ir.Node], subtract: ir.Node, centre: float
-) -> None:
+def _hold_unsigned(model: ir.Model, quantize: ir.Node, subtract: ir.Node, centre: float) -> None:
     scale = constant_array(quantize.inputs[1])
     assert scale is not None
     zero = 128 - round(centre / float(scale))
     point = add_initializer(model, f"{quantize.name}_unsigned_zero_point", np.asarray(zero, np.uint8))
     quantize.replace_input_with(0, subtract.inputs[0])
-    for node in (quantize, *dequantizers):
+    for node in (quantize, *(use.node for use in quantize.outputs[0].uses())):
         node.replace_input_with(2, point)
     quantize.outputs[0].dtype = ir.DataType.UINT8
     if not subtract.outputs[0].uses():

@@ -12,7 +12,7 @@ import jinja2
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Benchmark, Environment, TargetReport
+from dnexport.spec.metrics import Benchmark, Environment, TargetReport, decibel_text
 
 
 @runtime_checkable
@@ -155,7 +155,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
     environment.filters["area"] = lambda value: "–" if value is None else f"{value:.4f}"
     environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
-    environment.filters["db"] = lambda value: "exact" if value is None else f"{value:.1f} dB"
+    environment.filters["db"] = decibel_text
     environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"
     environment.filters["ratio"] = lambda value: "–" if value is None else str(value)
     return environment

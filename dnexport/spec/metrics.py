@@ -8,6 +8,11 @@ from dnexport.spec.precision import Execution
 from dnexport.spec.record import Record
 
 
+def decibel_text(snr_db: float | None) -> str:
+    """A signal-to-noise ratio in words; None is no noise at all."""
+    return "exact" if snr_db is None else f"{snr_db:.1f} dB"
+
+
 class Accuracy(Record):
     """An engine against the PyTorch reference (agreement) and against labels (accuracy), on the same samples.
 

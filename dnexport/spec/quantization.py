@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dnexport.spec.metrics import Ratio
+from dnexport.spec.metrics import Ratio, decibel_text
 from dnexport.spec.record import Record
 
 ObserverName = Literal["minmax", "percentile", "entropy", "mse"]
@@ -163,15 +163,15 @@ class Trial(Record):
     def __str__(self) -> str:
         if self.refused is not None:
             return f"{self.placement} refused: {self.refused}"
-        snr = "exact" if self.snr_db is None else f"{self.snr_db:.1f} dB"
         speed = f", {self.times_faster} as fast as activation" if self.times_faster else ""
+        snr = decibel_text(self.snr_db)
         return f"{self.placement} tried: {snr} on the tuning images with {self.kept} layers in float{speed}"
 
     def cells(self) -> dict[str, str]:
         """As a row of a table."""
         return {
             "placement": self.placement,
-            "SNR": "–" if self.refused else "exact" if self.snr_db is None else f"{self.snr_db:.1f} dB",
+            "SNR": "–" if self.refused else decibel_text(self.snr_db),
             "layers in float": "–" if self.refused else str(self.kept),
             "faster than activation": str(self.times_faster or "–"),
             "refused": self.refused or "",

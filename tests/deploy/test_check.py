@@ -15,6 +15,7 @@ from dnexport.bundle.pack import write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.check import check_bundle, judged
 from dnexport.errors import UsageError
+from dnexport.runtimes.arrays import whole_batches
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
 
@@ -107,8 +108,6 @@ def test_the_command_speaks_json_and_has_exit_codes(
 
 
 def test_samples_fill_the_largest_batch() -> None:
-    from dnexport.deploy.check import _filled
-
     images = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
-    assert len(_filled(images, 64)) == 64
-    assert (_filled(images, 3)[:8] == images).all()
+    assert len(whole_batches(images, 64)) == 64
+    assert (whole_batches(images, 3)[:8] == images).all()
