@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
 from dnexport.errors import DataError
-from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.preprocess import InputType, Preprocess
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,7 +28,10 @@ PixelBatch = UInt8[np.ndarray, "batch height width channels"]
 InputBatch = Float32[np.ndarray, "batch channels height width"]
 # One of several batches, which need not be of one size.
 InputPart = Float32[np.ndarray, "_ channels height width"]
-
+PixelPart = UInt8[np.ndarray, "_ height width channels"]
+# What a session is fed.
+Fed = InputPart | PixelPart
+Feed = Callable[[InputType], Fed]
 
 Cut = Callable[[Image.Image], Image.Image]
 
@@ -60,6 +63,11 @@ def pixels_from_image(image: Image.Image, preprocess: Preprocess, cut: Cut | Non
     fitted = _fit(planes, preprocess)
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(*preprocess.input_size, preprocess.planes)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if preprocess.channels == "bgr" else pixels
+
+
+def feed_from_pixels(pixels: PixelPart, preprocess: Preprocess) -> Feed:
+    """The same pictures as an engine of either input type takes them."""
+    return lambda input_type: pixels if input_type == "uint8" else input_from_pixels(pixels, preprocess)
 
 
 def input_from_pixels(pixels: PixelBatch, preprocess: Preprocess) -> InputBatch:

@@ -1,12 +1,18 @@
 """What every runtime offers: whether it is usable here, a compiled engine, a loaded session."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from dnexport.data.images import InputBatch
+import numpy as np
+
+from dnexport.data.images import Fed
 from dnexport.runtimes.arrays import Logits
+from dnexport.spec.engine import EngineOptions
+from dnexport.spec.metrics import PrecisionProof
 from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.preprocess import InputType
 from dnexport.spec.profile import Profile
 from dnexport.spec.target import Target
 
@@ -41,10 +47,34 @@ class SessionOptions:
     Attributes:
         execution: arithmetic to ask the runtime for.
         threads: worker threads of a CPU runtime.
+        streams: queries that a CPU runtime works on at a time, for callers with several threads.
+        cache: folder for what a runtime compiles when it loads an engine, so that the next load is faster; None keeps
+            nothing.
+        cuda_graph: launch a query as one CUDA graph where the runtime has them.
     """
 
     execution: Execution
     threads: int
+    streams: int = 1
+    cache: Path | None = None
+    cuda_graph: bool = True
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What an engine is built for, beside its graph and its target.
+
+    Attributes:
+        profile: batch sizes.
+        precision: asked for; the graph holds it, and a builder proves that it does.
+        engine: of the recipe.
+        timing_cache: file in which TensorRT keeps the kernels it has timed; None keeps nothing.
+    """
+
+    profile: Profile
+    precision: Precision
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +84,10 @@ class Executed:
     Attributes:
         execution: of the convolutions, and of the float body of an int8 graph.
         proof: what the statement rests on.
-        shares: share of the convolution kernels by type, as far as the runtime tells.
     """
 
     execution: Execution
-    proof: str
-    shares: dict[str, float]
+    proof: PrecisionProof
 
 
 @dataclass(frozen=True)
@@ -68,29 +96,74 @@ class Compiled:
 
     Attributes:
         engine: the file.
-        proof: what is known of its precision from the build alone; empty where nothing is.
+        proof: what is known of its precision from the build alone; None where nothing is.
     """
 
     engine: Path
-    proof: str = ""
+    proof: PrecisionProof | None = None
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Where the time of one query went, in milliseconds, as the device's own events tell.
+
+    Attributes:
+        enqueue_ms: the host's, to launch it.
+        h2d_ms: the input's way to the device.
+        compute_ms: on the device.
+        d2h_ms: the output's way back.
+    """
+
+    enqueue_ms: float
+    h2d_ms: float
+    compute_ms: float
+    d2h_ms: float
 
 
 @runtime_checkable
 class Session(Protocol):
-    """An engine that is loaded and ready."""
+    """An engine that is loaded and ready.
 
-    def __call__(self, images: InputBatch) -> Logits:
+    Attributes:
+        input_type: what it takes: ``float32`` images, [batch, channels, height, width], normalised; or ``uint8``
+            pixels, [batch, height, width, channels], as they are.
+    """
+
+    @property
+    def input_type(self) -> InputType:
+        """What it takes."""
+
+    def __call__(self, images: Fed) -> Logits:
         """Run one batch."""
 
-    def executed(self) -> Executed:
-        """What arithmetic it carries out."""
+    def values(self, images: Fed) -> dict[str, np.ndarray]:
+        """Run one batch; every output of the engine by name."""
+
+    def executed(self, macs: Mapping[str, int]) -> Executed:
+        """What arithmetic it carries out.
+
+        Args:
+            macs: multiply-adds an image by name of the convolution; one that is not named counts as the least.
+        """
+
+    def phases(self) -> Phases | None:
+        """Of the last query; None where the runtime has no events of its own."""
+
+    def close(self) -> None:
+        """Give back what it holds; the second call does nothing."""
 
 
 @runtime_checkable
 class Runtime(Protocol):
-    """One SDK."""
+    """One SDK.
+
+    Attributes:
+        engine_file: name of what it builds.
+        concurrent: threads may share a session.
+    """
 
     engine_file: str
+    concurrent: bool
 
     def builds(self, target: Target) -> Availability:
         """Whether an engine for ``target`` can be built here."""
@@ -104,7 +177,7 @@ class Runtime(Protocol):
     def environment(self, target: Target) -> dict[str, str]:
         """Environment variables that a process must start with."""
 
-    def compile(self, graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+    def compile(self, graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
         """Build an engine from a lowered graph into ``folder``."""
 
     def load(self, engine: Path, target: Target, options: SessionOptions) -> Session:

@@ -155,10 +155,29 @@ class Census(Record):
     Attributes:
         operators: node count by operator.
         conv_macs_by_precision: share of the convolutions' multiply-adds by their input type (``int8``: Q/DQ-fed).
+        conv_macs: multiply-adds an image of each convolution, by its name.
     """
 
     operators: dict[str, int]
     conv_macs_by_precision: dict[str, float]
+    conv_macs: dict[str, int] = Field(default_factory=dict)
+
+
+class PrecisionProof(Record):
+    """What is known of an engine's arithmetic, and from where.
+
+    Attributes:
+        source: the types of the network as the builder parsed it, the kernels in the runtime's own profile of a query,
+            TensorRT's engine inspector, or the types of a PyTorch module's parameters.
+        conv_work: share of the convolutions' multiply-adds by type.
+        reformats: kernels that only change a type or a layout; None where the source does not tell.
+        statement: in words.
+    """
+
+    source: Literal["parsed network", "kernel profile", "engine inspector", "module"]
+    conv_work: dict[str, float]
+    reformats: int | None
+    statement: str
 
 
 class TargetReport(Record):
@@ -173,7 +192,7 @@ class TargetReport(Record):
         bytes: its size.
         engine_digest: its SHA-256: accuracy and latency are of this very file.
         executed_precision: the arithmetic the runtime carries out; None where it has not run.
-        execution_proof: what that statement rests on.
+        proof: what is known of its precision, and from where.
         census: of the lowered graph.
         accuracy: of the engine, against PyTorch and labels.
         graph_accuracy: of the lowered graph on ONNX Runtime's CPU provider, where the engine itself cannot run here.
@@ -191,7 +210,7 @@ class TargetReport(Record):
     bytes: int | None = None
     engine_digest: str | None = None
     executed_precision: Execution | None = None
-    execution_proof: str | None = None
+    proof: PrecisionProof | None = None
     census: Census | None = None
     accuracy: Accuracy | None = None
     graph_accuracy: Accuracy | None = None

@@ -8,6 +8,8 @@ from dnexport.spec.record import Record
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["rgb", "bgr", "grey"]
+# What an engine is fed: normalised images, channels first; or pixels as they are, channels last.
+InputType = Literal["float32", "uint8"]
 
 
 LARGEST_SIDE = 8192

@@ -10,8 +10,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dnexport.errors import DnexportError, RecipeError
+from dnexport.spec.engine import EngineOptions
+from dnexport.spec.fleets import expanded
 from dnexport.spec.precision import Precision
-from dnexport.spec.preprocess import Channels, Interpolation
+from dnexport.spec.preprocess import Channels, InputType, Interpolation
 from dnexport.spec.profile import Profile
 from dnexport.spec.quantization import CalibrationSet, Quantization
 from dnexport.spec.record import Record, field_names, nearest, sentence_from_validation_error
@@ -77,10 +79,12 @@ class Recipe(Record):
         targets: where they run.
         allow_execution: what a CPU stand-in for fp16 may execute, where such a target is named.
         batch: profile as ``min..opt..max``.
+        input: what the engines are fed: normalised ``float32`` images, or ``uint8`` pixels as they are.
         preprocess: what the checkpoint does not say.
         calibration: the images that calibrate INT8.
         calibration_table: a table made before by ``dnexport calibrate``, instead of calibrating.
         quantization: what INT8 does beyond ranges.
+        engine: what TensorRT's builder is told.
         bench: how latency is measured.
     """
 
@@ -97,10 +101,12 @@ class Recipe(Record):
     targets: tuple[str, ...] = ("auto",)
     allow_execution: Literal["bf16", "f32"] | None = None
     batch: str = str(Profile())
+    input: InputType = "float32"
     preprocess: PreprocessChoice = PreprocessChoice()
     calibration: CalibrationSet = CalibrationSet()
     calibration_table: str | None = None
     quantization: Quantization = Quantization()
+    engine: EngineOptions = EngineOptions()
     bench: Bench = Bench()
 
     @field_validator("batch")
@@ -191,11 +197,15 @@ def calibration_set_from_toml(path: Path) -> CalibrationSet:
 
 
 def recipe_from_values(values: dict[str, Any], origin: str) -> Recipe:
-    """Validate plain values into a recipe.
+    """Validate plain values into a recipe; a fleet among its targets becomes what it stands for.
 
     Raises:
+        UsageError: there is no such fleet.
         RecipeError: the first problem, with its key and ``origin``.
     """
+    targets = values.get("targets")
+    if isinstance(targets, list | tuple) and all(isinstance(text, str) for text in targets):
+        values = {**values, "targets": expanded(targets, Path())}
     return _validated(Recipe, values, origin)
 
 

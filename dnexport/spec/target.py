@@ -60,6 +60,12 @@ class Target(Record):
             raise UsageError(f"unknown target '{text}'", nearest(text, example_targets()))
         if runtime == "tensorrt-rtx":
             return cls(runtime=runtime, device="cuda", capabilities=_capabilities(text, detail))
+        if detail.startswith("dla"):
+            raise UsageError(
+                f"target '{text}' asks for DLA, which takes no dynamic batch, and which TensorRT after 10.7 has"
+                " on AGX Orin with JetPack 7.2.2 only",
+                "name tensorrt, which runs on the GPU of the same board",
+            )
         device = detail or DEVICES[runtime][0]
         if device not in DEVICES[runtime]:
             options = " or ".join(f"{runtime}:{name}" for name in DEVICES[runtime])
