@@ -19,7 +19,7 @@ settings.register_profile("repository", deadline=None, derandomize=True, max_exa
 settings.load_profile("repository")
 
 # Reasons for which a test may skip where CI runs: a machine with two cores and no GPU.
-EXPECTED_SKIPS = ("no NVIDIA GPU is here",)
+EXPECTED_SKIPS: tuple[str, ...] = ("no NVIDIA GPU is here", "an NVIDIA GPU is here", "cuda-bindings is not installed")
 if not SHARED.is_dir():  # a clone of its own
     EXPECTED_SKIPS += ("no shared data beside this checkout",)
 

@@ -1,0 +1,138 @@
+"""The JSON is shaped as TensorRT 10 prints it with detailed verbosity; it was written here, not recorded on a GPU."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dnexport.runtimes.engine_inspector import executed_from_layers, layers_from_inspector
+from dnexport.spec.precision import Execution
+
+MACS = {"node_Conv_1": 100, "node_Conv_2": 300}
+ENDS = "input input float32, output logits float32"
+CHANNELS_LAST_INT8 = "Thirty-two wide channel vectorized row major Int8 format"
+CHANNELS_LAST_HALF = "Channel major FP16 format where channel % 8 == 0"
+
+
+def tensor(name: str, form: str) -> dict[str, Any]:
+    return {"Name": name, "Location": "Device", "Dimensions": [1, 8, 16, 16], "Format/Datatype": form}
+
+
+def convolution(name: str, form: str, weights: str | None = None, **more: Any) -> dict[str, Any]:
+    entry = {
+        "Name": name,
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor("in", form)],
+        "Outputs": [tensor("out", form)],
+        "ParameterType": "Convolution",
+        "Kernel": [3, 3],
+        "Groups": 1,
+        "TacticName": "sm80_xmma_fprop_implicit_gemm_tilesize128x128x32",
+        "Metadata": "",
+        **more,
+    }
+    return entry | ({"Weights": {"Type": weights, "Count": 576}} if weights else {})
+
+
+def reformat(name: str, source: str, to: str) -> dict[str, Any]:
+    return {"Name": name, "LayerType": "Reformat", "Inputs": [tensor("a", source)], "Outputs": [tensor("b", to)]}
+
+
+def executed(layers: list[Any], macs: dict[str, int] = MACS, asked: Execution = Execution.F16) -> Any:
+    text = json.dumps({"Layers": layers, "Bindings": ["input", "logits"]})
+    return executed_from_layers(layers_from_inspector(text), macs, asked, ENDS)
+
+
+def test_fused_layers_are_matched_by_the_names_of_their_nodes() -> None:
+    found = executed(
+        [
+            reformat("Reformatting CopyNode for Input Tensor 0 to node_Conv_1 + relu", "Row major linear FP32", "Half"),
+            convolution("node_Conv_1 + relu", CHANNELS_LAST_HALF, "Half"),
+            convolution("node_Conv_2 + PWN(node_relu_7)", "Half", "Half"),
+            {"Name": "node_Concat_3", "LayerType": "NoOp", "Inputs": [], "Outputs": []},
+        ]
+    )
+    assert found.execution is Execution.F16
+    assert found.proof.source == "engine inspector"
+    assert found.proof.conv_work == {"f16": 1.0}
+    assert found.proof.reformats == 1
+    assert found.proof.statement == f"types of the 2 convolutions in TensorRT's engine inspector: 2 f16; {ENDS}"
+
+
+def test_work_is_shared_by_multiply_adds_and_int8_has_a_body() -> None:
+    found = executed(
+        [
+            convolution("node_Conv_1 + relu", "Half", "Half"),
+            convolution(
+                "w + w_quantize + node_Conv_2 + relu", CHANNELS_LAST_INT8, "Int8", Outputs=[tensor("o", "Half")]
+            ),
+        ],
+        asked=Execution.INT8_F16,
+    )
+    assert found.execution is Execution.INT8_F16
+    assert found.proof.conv_work == {"f16": 0.25, "int8": 0.75}
+
+
+def test_a_quantized_graph_that_runs_in_float_is_said_to() -> None:
+    found = executed(
+        [convolution("node_Conv_1", "Float", "Float"), convolution("node_Conv_2", "Float", "Float")],
+        asked=Execution.INT8_F16,
+    )
+    assert found.execution is Execution.F32
+    assert found.proof.statement.endswith("the graph is quantized, and most of the work is not int8")
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (convolution("node_Conv_1", "N/A due to dynamic shapes", "Half"), "f16"),
+        (convolution("node_Conv_1", "N/A due to dynamic shapes", TacticName="sm80_xmma_fprop_implicit_gemm_interleaved_i8f32_i8i32_f32_nchw"), "int8"),
+        (convolution("node_Conv_1", "N/A due to dynamic shapes", TacticName="sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc"), "f16"),
+        (convolution("node_Conv_1", "Float", "Float", TacticName="sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc"), "tf32"),
+        (convolution("node_Conv_1", "BFloat16", "BFloat16"), "bf16"),
+        (convolution("node_Conv_1", "Half", "Int8"), "f16"),  # only the weights are
+        (convolution("node_Conv_1", CHANNELS_LAST_INT8, "Half"), "f16"),
+        (convolution("node_Conv_1", "N/A due to dynamic shapes"), "unknown"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_a_kernel(layer: dict[str, Any], kind: str) -> None:
+    (found,) = layers_from_inspector(json.dumps({"Layers": [layer]}))
+    assert found.kind == kind
+
+
+def test_metadata_names_what_a_fused_kernel_computes() -> None:
+    """A kernel beside the convolution may carry its name too; the separators are bare characters of ASCII."""
+    before = {
+        "Name": "__myl_MulAdd_myl0_1",
+        "LayerType": "kgen",
+        "Inputs": [tensor("a", "Half")],
+        "Outputs": [tensor("b", "Int8")],
+        "Metadata": "[ONNX Layer: node_Conv_1]\x1f[ONNX Layer: node_Conv_1_input_QuantizeLinear]",
+    }
+    kernel = convolution(
+        "__myl_Conv_myl0_2", "Int8", "Int8", Metadata="[ONNX Layer: node_Conv_1 | doc]\x1e[ONNX Layer: relu]"
+    )
+    text = json.dumps({"Layers": [before, kernel]}).replace("\\u001f", "\x1f").replace("\\u001e", "\x1e")
+    found = executed_from_layers(layers_from_inspector(text), {"node_Conv_1": 5}, Execution.INT8_F16, ENDS)
+    assert found.proof.conv_work == {"int8": 1.0}
+    assert found.execution is Execution.INT8_F16
+
+
+def test_a_convolution_that_no_layer_names_is_unknown_and_a_nameless_one_counts_least() -> None:
+    found = executed([convolution("node_Conv_2", "Half", "Half"), convolution("padded", "Float", "Float")])
+    assert found.proof.conv_work == {"f16": 0.6, "f32": 0.2, "unknown": 0.2}
+    assert found.proof.statement.endswith("; no layer names the other 1")
+    nameless = executed(
+        [convolution("a", "Half", "Half"), convolution("b", "Float", "Float"), convolution("c", "Half", "Half")]
+    )
+    assert nameless.proof.conv_work == pytest.approx({"f16": 2 / 3, "f32": 1 / 3})
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "{}", "[]", '{"Layers": ["node_Conv_1 + relu", "node_Conv_2"]}'])
+def test_a_plan_that_tells_nothing_proves_nothing(text: str) -> None:
+    """RTX plans, and those built without detailed verbosity."""
+    found = executed_from_layers(layers_from_inspector(text), MACS, Execution.INT8_F16, ENDS)
+    assert found.execution is Execution.INT8_F16
+    assert found.proof.conv_work == {}
+    assert found.proof.reformats is None
+    assert found.proof.statement == f"the plan tells nothing of its kernels ({ENDS}); which of them run is unproven"
