@@ -17,13 +17,15 @@ def census_from_model(model: ir.Model) -> Census:
     its input. Shapes must be known but for the batch.
     """
     macs: Counter[str] = Counter()
+    by_name = {}
     for node in model.graph:
         if node.op_type == "Conv":
+            by_name[node.name or ""] = _macs(node)
             macs[_precision(node)] += _macs(node)
     total = sum(macs.values())
     operators = Counter(node.op_type for node in model.graph)
     shares = {word: count / total for word, count in sorted(macs.items())} if total else {}
-    return Census(operators=dict(sorted(operators.items())), conv_macs_by_precision=shares)
+    return Census(operators=dict(sorted(operators.items())), conv_macs_by_precision=shares, conv_macs=by_name)
 
 
 def _precision(conv: ir.Node) -> str:

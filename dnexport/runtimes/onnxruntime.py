@@ -1,35 +1,33 @@
 """ONNX Runtime: its own CPU provider, the CUDA provider, and OpenVINO as a plug-in execution provider.
 
-The engine is the lowered graph itself. What a CPU really executes is read off the kernels that OpenVINO reports
-(``PERF_COUNT``), never off what was asked: on a CPU with AMX it computes FP32 graphs in bf16 unless told otherwise.
+The engine is the lowered graph itself. What is executed is read off the kernels (`kernel_profile`), never off what was
+asked.
 """
 
 import importlib.util
 import json
 import shutil
 import tempfile
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnexport.data.images import InputBatch
-from dnexport.errors import BuildFailed, TargetUnavailable
+from dnexport.data.images import Fed
+from dnexport.errors import BadInput, BuildFailed, TargetUnavailable
 from dnexport.runtimes.arrays import Logits, available_threads
-from dnexport.runtimes.contract import Availability, Compiled, Executed, SessionOptions, broken
+from dnexport.runtimes.contract import Availability, BuildOptions, Compiled, Executed, SessionOptions, broken
 from dnexport.runtimes.gpu import gpu_names
+from dnexport.runtimes.kernel_profile import executed_from_kernels, openvino_kernel, own_kernel
 from dnexport.spec.precision import Execution, Precision
-from dnexport.spec.profile import Profile
+from dnexport.spec.preprocess import InputType
 from dnexport.spec.target import Target
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _OPENVINO = "OpenVINOExecutionProvider"
-# Suffixes of OpenVINO's kernel names, as in brgconv_avx512_amx_i8; types of ONNX Runtime's own kernels.
-_OPENVINO_TYPES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
-_OWN_TYPES = {"int8": "int8", "uint8": "int8", "float16": "f16", "float": "f32"}
 _LEAVE_QDQ = "session.disable_quant_qdq"
 
 
@@ -37,6 +35,7 @@ class OnnxRuntime:
     """Adapter for ``onnxruntime:cpu``, ``onnxruntime:cuda`` and ``openvino:cpu``."""
 
     engine_file = "model.onnx"
+    concurrent = True
 
     def builds(self, target: Target) -> Availability:
         """As `runs`: an engine of ONNX Runtime is checked by loading it."""
@@ -82,14 +81,14 @@ class OnnxRuntime:
         del target
         return {}
 
-    def compile(self, graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+    def compile(self, graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
         """Take the graph as the engine, once it has been loaded and has run at the smallest and the largest batch."""
         engine = folder / self.engine_file
         if graph != engine:
             shutil.copyfile(graph, engine)
-        session = self.load(engine, target, SessionOptions(self.execution(precision, target), 1))
-        for batch in sorted({profile.min_batch, profile.max_batch}):
-            session(np.zeros((batch, *session.input_shape), np.float32))
+        session = self.load(engine, target, SessionOptions(self.execution(options.precision, target), 1))
+        for batch in sorted({options.profile.min_batch, options.profile.max_batch}):
+            session(session.zeros(batch))
         return Compiled(engine)
 
     def load(self, engine: Path, target: Target, options: SessionOptions) -> "OnnxRuntimeSession":
@@ -106,11 +105,7 @@ class OnnxRuntime:
 
 
 class OnnxRuntimeSession:
-    """A graph loaded by one execution provider.
-
-    Attributes:
-        input_shape: channels, height and width.
-    """
+    """A graph loaded by one execution provider."""
 
     def __init__(self, engine: Path, target: Target, options: SessionOptions) -> None:
         self._engine, self._target, self._options = engine, target, options
@@ -121,33 +116,59 @@ class OnnxRuntimeSession:
         )
         if taken_by != wanted:
             raise BuildFailed(f"{engine} was to run on {wanted} but {taken_by} took it", "see 'dnexport doctor'")
-        channels, height, width = (int(dim) for dim in self._session.get_inputs()[0].shape[1:])
-        self.input_shape = (channels, height, width)
-        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        (taken,) = self._session.get_inputs()
+        self._input = taken.name
+        self._shape = tuple(int(dim) for dim in taken.shape[1:])
+        self._type: InputType = "uint8" if taken.type == "tensor(uint8)" else "float32"
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, images: InputBatch) -> Logits:
-        """Run one batch."""
-        logits: Logits = self._session.run([self._output], {self._input: images})[0]
+    @property
+    def input_type(self) -> InputType:
+        """What it takes."""
+        return self._type
+
+    def __call__(self, images: Fed) -> Logits:
+        """Run one batch.
+
+        Raises:
+            BadInput: another type or shape than the engine takes.
+        """
+        self._check(images)
+        logits: Logits = self._session.run(self._outputs[:1], {self._input: images})[0]
         return logits
 
-    def executed(self) -> Executed:
+    def values(self, images: Fed) -> dict[str, np.ndarray]:
+        """Run one batch; every output by name."""
+        self._check(images)
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))
+
+    def executed(self, macs: Mapping[str, int]) -> Executed:
         """The types of the convolution kernels that one profiled query ran."""
-        kernels = _kernels_of_one_query(self._engine, self._target, self._options, self.input_shape)
-        convolutions = Counter(kind for operator, kind in kernels if operator == "convolution")
-        if not convolutions:
-            raise BuildFailed(
-                f"{self._target} reports no convolution kernels for {self._engine}", "see 'dnexport doctor'"
+        with tempfile.TemporaryDirectory() as folder:
+            session = _inference_session(self._engine, self._target, self._options, profile_to=Path(folder) / "profile")
+            session.run(None, {self._input: self.zeros(1)})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        describe = openvino_kernel if self._target.runtime == "openvino" else own_kernel
+        kernels = [kernel for event in events if (kernel := describe(event))]
+        return executed_from_kernels(kernels, macs, self._options.execution, f"{self._target} of {self._engine}")
+
+    def phases(self) -> None:
+        """Not told by this runtime."""
+
+    def close(self) -> None:
+        """Nothing is held beside memory."""
+
+    def zeros(self, batch: int) -> Fed:
+        """A batch of its input's shape and type."""
+        return np.zeros((batch, *self._shape), self._type)
+
+    def _check(self, images: Fed) -> None:
+        if images.dtype != self._type or images.shape[1:] != self._shape:
+            got = f"{images.dtype} {list(images.shape)}"
+            raise BadInput(
+                f"{self._target} takes {self._type} [batch, {', '.join(map(str, self._shape))}] and got {got}",
+                "give images as the bundle's preprocess makes them; Bundle.session() does",
             )
-        # A concatenation between two quantized convolutions may itself be int8; the body is what is not.
-        body = Counter(kind for operator, kind in kernels if operator == "body" and kind != "int8").most_common(1)
-        total = sum(convolutions.values())
-        most = convolutions.most_common(1)[0][0]
-        counts = ", ".join(f"{count} {kind}" for kind, count in convolutions.most_common())
-        proof = f"types of the {total} convolution kernels in the runtime's own profile: {counts}"
-        if most != "int8" and self._options.execution.value.startswith("int8"):
-            proof += "; this runtime simulates the quantization in float"
-        word = f"int8+{body[0][0] if body else 'f32'}" if most == "int8" else most
-        return Executed(Execution(word), proof, {kind: count / total for kind, count in sorted(convolutions.items())})
 
 
 def float_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
@@ -163,36 +184,6 @@ def float_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry(_LEAVE_QDQ, "1")
     return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-
-
-def _kernels_of_one_query(
-    engine: Path, target: Target, options: SessionOptions, input_shape: tuple[int, int, int]
-) -> list[tuple[str, str]]:
-    """(``convolution`` or ``body``, type) of each kernel, as the runtime itself profiles one query."""
-    with tempfile.TemporaryDirectory() as folder:
-        session = _inference_session(engine, target, options, profile_to=Path(folder) / "profile")
-        session.run(None, {session.get_inputs()[0].name: np.zeros((1, *input_shape), np.float32)})
-        events = json.loads(Path(session.end_profiling()).read_text())
-    describe = _openvino_kernel if target.runtime == "openvino" else _own_kernel
-    return [kernel for event in events if (kernel := describe(event.get("args", {})))]
-
-
-def _openvino_kernel(args: dict[str, Any]) -> tuple[str, str] | None:
-    if "ov_exec_type" not in args:
-        return None
-    name = args["ov_exec_type"]
-    kind = _OPENVINO_TYPES.get(name.rpartition("_")[2].lower(), name)  # "I8" where activations are unsigned
-    if args["ov_node_type"] in ("Convolution", "GroupConvolution"):
-        return "convolution", kind
-    return ("body", kind) if args["ov_node_type"] in ("Concat", "FullyConnected") else None
-
-
-def _own_kernel(args: dict[str, Any]) -> tuple[str, str] | None:
-    operator = args.get("op_name", "")
-    if "Conv" not in operator or not args.get("input_type_shape"):
-        return None
-    kind = next(iter(args["input_type_shape"][0]))
-    return "convolution", _OWN_TYPES.get(kind, kind)
 
 
 def _inference_session(
@@ -224,9 +215,15 @@ def _inference_session(
 
 def _openvino_options(options: SessionOptions, profiled: bool) -> dict[str, str]:
     body = options.execution.value.rpartition("+")[2]
-    config = {"INFERENCE_PRECISION_HINT": body, "INFERENCE_NUM_THREADS": str(options.threads)}
+    config = {
+        "INFERENCE_PRECISION_HINT": body,
+        "INFERENCE_NUM_THREADS": str(options.threads),
+        "NUM_STREAMS": str(options.streams),
+    }
     if profiled:
         config["PERF_COUNT"] = "YES"
+    elif options.cache is not None:
+        config["CACHE_DIR"] = str(options.cache)
     return {"load_config": json.dumps({"CPU": config})}
 
 

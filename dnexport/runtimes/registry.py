@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dnexport.runtimes.contract import Compiled, Runtime, Session, SessionOptions
+from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.contract import BuildOptions, Compiled, Runtime, Session, SessionOptions
 from dnexport.spec.precision import Precision
-from dnexport.spec.profile import Profile
 from dnexport.spec.target import Target
 
 
@@ -23,11 +23,19 @@ def runtime_for(target: Target) -> Runtime:
     return OnnxRuntime()
 
 
-def compile_engine(graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+def compile_engine(graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
     """Build an engine in this process; meant to be called in a worker (`isolate`)."""
-    return runtime_for(target).compile(graph, folder, target, profile, precision)
+    return runtime_for(target).compile(graph, folder, target, options)
 
 
 def open_session(engine: Path, target: Target, options: SessionOptions) -> Session:
     """Load an engine in this process; meant to be called in a worker (`isolate`)."""
     return runtime_for(target).load(engine, target, options)
+
+
+def session_options(
+    precision: Precision, target: Target, threads: int | None = None, streams: int = 1, cache: Path | None = None
+) -> SessionOptions:
+    """How sessions of a build run on this machine; all its threads where their number is None."""
+    execution = runtime_for(target).execution(precision, target)
+    return SessionOptions(execution, threads or available_threads(), streams, cache)

@@ -4,16 +4,19 @@ A module comes from a factory, so that this file knows nothing of checkpoints or
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dnexport.data.images import InputBatch
 from dnexport.errors import TargetUnavailable
 from dnexport.runtimes.arrays import Logits
-from dnexport.runtimes.contract import Availability, Compiled, Executed, Session, SessionOptions
+from dnexport.runtimes.contract import Availability, BuildOptions, Compiled, Executed, Session, SessionOptions
+from dnexport.spec.metrics import PrecisionProof
 from dnexport.spec.precision import Execution, Precision
-from dnexport.spec.profile import Profile
+from dnexport.spec.preprocess import InputType
 from dnexport.spec.target import Target
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Torch:
     """Adapter for ``torch``, which builds nothing and is compared with everything."""
 
     engine_file = ""
+    concurrent = True
 
     def builds(self, target: Target) -> Availability:
         """Never: it is the reference."""
@@ -54,9 +58,9 @@ class Torch:
         del target
         return {}
 
-    def compile(self, graph: Path, folder: Path, target: Target, profile: Profile, precision: Precision) -> Compiled:
+    def compile(self, graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
         """Refused: see `builds`."""
-        del graph, folder, profile, precision
+        del graph, folder, options
         availability = self.builds(target)
         raise TargetUnavailable(f"target {target} cannot be built: {availability.reason}", availability.remedy)
 
@@ -93,7 +97,25 @@ class TorchSession:
             logits: Logits = self._module(x).float().numpy()
         return logits
 
-    def executed(self) -> Executed:
+    @property
+    def input_type(self) -> InputType:
+        """Normalised images."""
+        return "float32"
+
+    def values(self, images: InputBatch) -> dict[str, np.ndarray]:
+        """Run one batch."""
+        return {"logits": self(images)}
+
+    def executed(self, macs: Mapping[str, int]) -> Executed:
         """The type of the parameters."""
+        del macs
         execution = Execution.BF16 if self._dtype is self._torch.bfloat16 else Execution.F32
-        return Executed(execution, "the type of the module's parameters", {})
+        statement = "the type of the module's parameters"
+        proof = PrecisionProof(source="module", conv_work={execution.value: 1.0}, reformats=None, statement=statement)
+        return Executed(execution, proof)
+
+    def phases(self) -> None:
+        """Not told on a CPU."""
+
+    def close(self) -> None:
+        """Nothing is held beside memory."""

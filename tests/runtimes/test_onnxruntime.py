@@ -7,7 +7,7 @@ from dnexport.data.images import input_from_pixels
 from dnexport.errors import BuildFailed, TargetUnavailable
 from dnexport.measure.accuracy import snr_db
 from dnexport.models.export import graph_logits
-from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.contract import BuildOptions, SessionOptions
 from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.profile import Profile
@@ -24,21 +24,21 @@ def images(count: int = 6) -> np.ndarray:
 @pytest.mark.parametrize("name", LOCAL)
 def test_fp32_is_executed_as_f32(name: str, tiny_graph: Path, tmp_path: Path) -> None:
     target = Target.parse(name)
-    compiled = OnnxRuntime().compile(tiny_graph, tmp_path, target, Profile(), Precision.FP32)
+    compiled = OnnxRuntime().compile(tiny_graph, tmp_path, target, BuildOptions(Profile(), Precision.FP32))
     session = OnnxRuntime().load(compiled.engine, target, SessionOptions(Execution.F32, 2))
     snr = snr_db(graph_logits(tiny_graph, images()), session(images()))
     assert snr is None or snr > 90
-    executed = session.executed()
+    executed = session.executed({})
     assert executed.execution is Execution.F32
-    assert executed.shares == {"f32": 1.0}
-    assert "types of the" in executed.proof
+    assert executed.proof.conv_work == {"f32": 1.0}
+    assert "types of the" in executed.proof.statement
 
 
 def test_a_hint_is_read_back_from_the_kernels(tiny_graph: Path) -> None:
     target = Target.parse("openvino:cpu")
     offered = OnnxRuntime().execution(Precision.FP16, target)
     session = OnnxRuntime().load(tiny_graph, target, SessionOptions(offered, 2))
-    assert session.executed().execution is offered
+    assert session.executed({}).execution is offered
 
 
 @pytest.mark.parametrize("name", LOCAL)

@@ -22,7 +22,7 @@ def test_forms_answer_alike(form: str, floor: float) -> None:
     session = TorchSession(factory, form, 1)
     snr = snr_db(reference_logits(factory(), images), session(images))
     assert snr is None or snr > floor
-    assert session.executed().execution is (Execution.BF16 if "bf16" in form else Execution.F32)
+    assert session.executed({}).execution is (Execution.BF16 if "bf16" in form else Execution.F32)
     assert form in FORMS
 
 
