@@ -30,6 +30,10 @@ def build(
         o.AllowedExecution | None, typer.Option(help="What a CPU target may execute for fp16.", show_default=False)
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Batch sizes min..opt..max.", show_default="1..1..8")] = None,
+    input_type: Annotated[
+        o.InputChoice | None,
+        typer.Option("--input", help="What engines take: normalised images or pixels.", show_default="float32"),
+    ] = None,
     data: o.Data = None,
     calibration_data: o.CalibrationData = None,
     calibration_images: o.CalibrationImages = None,
@@ -76,6 +80,7 @@ def build(
             "class_names": class_names,
             "data": data,
             "batch": batch,
+            "input": input_type.value if input_type else None,
             "precision": flags.precision_from_flags(fp32, fp16, int8),
             "targets": target,
             "allow_execution": allow_execution.value if allow_execution else None,

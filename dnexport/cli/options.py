@@ -41,6 +41,13 @@ class PlacementChoice(str, Enum):
     AUTO = "auto"
 
 
+class InputChoice(str, Enum):
+    """What engines are fed."""
+
+    FLOAT32 = "float32"
+    UINT8 = "uint8"
+
+
 class AllowedExecution(str, Enum):
     """What a CPU may execute for fp16."""
 
@@ -131,5 +138,9 @@ Mean = Annotated[
 Std = Annotated[
     str | None,
     typer.Option(help="Per channel, 0 to 1, as 0.229,0.224,0.225.", show_default=False, rich_help_panel=_PICTURES),
+]
+ExpectDigest = Annotated[
+    str | None,
+    typer.Option(help="The bundle's SHA-256, as its maker tells it; another is refused.", show_default=False),
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="One target of the bundle.", show_default=False)]

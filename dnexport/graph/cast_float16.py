@@ -1,7 +1,8 @@
 """Type the body of a graph in FP16; its input and output stay FP32.
 
 A strongly typed runtime (TensorRT 11, TensorRT for RTX) builds what the graph says: without this pass an FP32 graph
-silently becomes an FP32 engine. Every float32 constant becomes float16, and one Cast stands at each end. Q/DQ scales
+silently becomes an FP32 engine. Every float32 constant becomes float16, and one Cast stands at each end; a Cast from
+uint8 pixels goes to float16 at once. Q/DQ scales
 become float16 too (opset ≥ 19); int8 weights are untouched.
 """
 
@@ -28,7 +29,9 @@ class CastFloat16:
             if value.dtype == ir.DataType.FLOAT:
                 set_array(value, _half(value))
         for node in graph:
-            if node.op_type in ("Constant", "Cast"):
+            if _from_pixels(node):
+                node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16.value)
+            elif node.op_type in ("Constant", "Cast"):
                 raise GraphError(
                     f"node {node.name} is a {node.op_type}, which an FP16 body cannot be typed around",
                     "export the graph again with dnexport",
@@ -37,10 +40,16 @@ class CastFloat16:
                 if output.dtype == ir.DataType.FLOAT:
                     output.dtype = ir.DataType.FLOAT16
         for value in graph.inputs:
-            _cast_input(graph, value)
+            if value.dtype == ir.DataType.FLOAT:
+                _cast_input(graph, value)
         for index, value in enumerate(list(graph.outputs)):
             _cast_output(graph, index, value)
         return PassResult(model, True)
+
+
+def _from_pixels(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.op_type == "Cast" else None
+    return source is not None and source.dtype == ir.DataType.UINT8 and source.is_graph_input()
 
 
 def _half(value: ir.Value) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A pass maps a model to (model, modified, reasons). It works in place; ``reasons`` say what it declined to rewrite and
 why. The frame checks after every pass that the claim ``modified`` is true, that the model's inputs and outputs kept
-their names, types and shapes, and that the graph is still valid ONNX.
+their names, types and shapes unless the pass says otherwise, and that the graph is still valid ONNX.
 """
 
 import hashlib
@@ -28,11 +28,13 @@ class PassResult:
         model: the same object that was passed in.
         modified: whether anything in it changed.
         reasons: what was declined, one sentence each, with the node's name.
+        interface: whether inputs or outputs changed, which is what the pass is for.
     """
 
     model: ir.Model
     modified: bool
     reasons: tuple[str, ...] = ()
+    interface: bool = False
 
 
 @runtime_checkable
@@ -70,7 +72,7 @@ def apply(passes: Sequence[Pass], model: ir.Model) -> tuple[Applied, ...]:
         after = model_digest(model)
         _check_claim(each.name, applied, result, model, before == after, signature)
         applied.append(Applied(each.name, result.modified, result.reasons))
-        before = after
+        before, signature = after, _signature(model)
     return tuple(applied)
 
 
@@ -112,7 +114,9 @@ def _check_claim(
     if result.modified == unchanged:
         claim, truth = ("modified", "equal") if result.modified else ("unmodified", "different")
         raise GraphError(f"{history} claims {claim}, but the graph is {truth}", "report this defect of dnexport")
-    if (now := _signature(model)) != signature:
+    if ((now := _signature(model)) != signature) != result.interface:
+        if result.interface:
+            raise GraphError(f"{history} claims another interface and kept {now}", "report this defect of dnexport")
         raise GraphError(f"{history} changed the interface from {signature} to {now}", "report this defect of dnexport")
     try:
         onnx.checker.check_model(ir.to_proto(model), full_check=False)

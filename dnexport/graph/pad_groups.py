@@ -73,7 +73,7 @@ def _gather(model: ir.Model, conv: ir.Node, index: np.ndarray, name: str) -> Non
     gather = ir.node("Gather", [source, indices], {"axis": 1}, name=f"{name}_gather")
     gather.outputs[0].name = f"{name}_gathered"
     assert source is not None
-    gather.outputs[0].type = source.type
+    gather.outputs[0].type = ir.TensorType(source.dtype) if source.dtype is not None else None  # one of its own
     gather.outputs[0].shape = source.shape.copy() if source.shape else None
     set_channels(gather.outputs[0], 1, len(index))
     model.graph.insert_before(reader, gather)

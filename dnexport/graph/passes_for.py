@@ -2,6 +2,7 @@
 
 from dnexport.graph.cast_float16 import CastFloat16
 from dnexport.graph.contract import Pass
+from dnexport.graph.embed_preprocess import EmbedPreprocess
 from dnexport.graph.fold_batchnorm import FoldBatchNorm
 from dnexport.graph.nonzero_bias import NonzeroBias
 from dnexport.graph.pad_groups import PadGroups
@@ -9,6 +10,7 @@ from dnexport.graph.pool_before_conv import PoolBeforeConv
 from dnexport.graph.unit_batchnorm import UnitBatchNorm
 from dnexport.graph.unsigned_activations import UnsignedActivations
 from dnexport.spec.precision import Precision
+from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.target import Target
 
 
@@ -17,12 +19,18 @@ def canonical_passes() -> tuple[Pass, ...]:
     return (FoldBatchNorm(), PoolBeforeConv())
 
 
-def passes_for(precision: Precision, target: Target) -> tuple[Pass, ...]:
+def passes_for(precision: Precision, target: Target, pixels: Preprocess | None = None) -> tuple[Pass, ...]:
     """The lowering: from the canonical graph (with Q/DQ for INT8) to the typed graph of a target.
 
-    CPU runtimes choose their own arithmetic, so they get the FP32 body, and unsigned activations, which their kernels
-    are made for; OpenVINO also gets what its defects need.
+    With ``pixels`` the graph takes uint8 pixels and does that preprocessing's arithmetic itself. CPU runtimes choose
+    their own arithmetic, so they get the FP32 body, and unsigned activations, which their kernels are made for;
+    OpenVINO also gets what its defects need.
     """
+    first = (EmbedPreprocess(pixels),) if pixels is not None else ()
+    return (*first, *_typing(precision, target))
+
+
+def _typing(precision: Precision, target: Target) -> tuple[Pass, ...]:
     if target.device == "cuda":
         return () if precision is Precision.FP32 else (UnitBatchNorm(), CastFloat16())
     if precision is not Precision.INT8:

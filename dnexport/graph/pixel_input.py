@@ -88,6 +88,8 @@ def _elementwise(
 
 
 def _describe(value: ir.Value, name: str, like: ir.Value, sides: Sequence[int | ir.SymbolicDim | None]) -> None:
-    value.name, value.type = name, like.type
+    value.name = name
+    if like.dtype is not None:
+        value.type = ir.TensorType(like.dtype)  # a type of its own: another pass may change it in place
     if like.shape is not None:
         value.shape = ir.Shape([*list(like.shape)[:2], *sides])
