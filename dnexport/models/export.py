@@ -1,10 +1,11 @@
 """From a module to ONNX: PyTorch's dynamo exporter, a symbolic batch, checked against PyTorch before anyone sees it."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ OPSET = 19
 INPUT, OUTPUT = "input", "logits"
 # Of the largest logit: float rounding over 120 layers stays a hundred times below.
 TOLERANCE = 1e-4
+# Some very deep networks of random weights (dpn131) amplify rounding beyond that: there PyTorch is as far from its own
+# float64 result, and two float32 results may differ by what each may be off.
+_OWN_ROUNDINGS = 2.0
 
 
 def export_onnx(module: nn.Module, images: InputBatch, path: Path) -> None:
@@ -31,7 +35,8 @@ def export_onnx(module: nn.Module, images: InputBatch, path: Path) -> None:
         path: of the ONNX file.
 
     Raises:
-        ParityFailed: ONNX Runtime's logits differ from PyTorch's by more than `TOLERANCE` of the largest.
+        ParityFailed: ONNX Runtime's logits differ from PyTorch's by more than `TOLERANCE` of the largest, and by more
+            than PyTorch's own rounding explains.
     """
     sample = torch.from_numpy(images[:2])
     with _quiet(), torch.no_grad():
@@ -47,7 +52,14 @@ def export_onnx(module: nn.Module, images: InputBatch, path: Path) -> None:
         )
         assert program is not None
         program.save(path)
-    check_logits("the exported graph", graph_logits(path, images), "PyTorch", reference_logits(module, images))
+    reference = reference_logits(module, images)
+    check_logits(
+        "the exported graph",
+        graph_logits(path, images),
+        "PyTorch",
+        reference,
+        lambda: _rounding(module, images, reference),
+    )
 
 
 def reference_logits(module: nn.Module, images: InputBatch, batch: int = 32) -> Logits:
@@ -55,6 +67,13 @@ def reference_logits(module: nn.Module, images: InputBatch, batch: int = 32) -> 
     with torch.inference_mode():
         parts = [module(torch.from_numpy(images[i : i + batch])).numpy() for i in range(0, len(images), batch)]
     return np.concatenate(parts)
+
+
+def _rounding(module: nn.Module, images: InputBatch, reference: Logits) -> float:
+    """How far the FP32 logits are from those in float64, at most."""
+    with torch.inference_mode():
+        exact = copy.deepcopy(module).double()(torch.from_numpy(images).double()).numpy()
+    return float(np.abs(exact - reference).max())
 
 
 def compare_graphs(before: Path, after: Path, images: InputBatch) -> None:
@@ -72,14 +91,24 @@ def graph_logits(path: Path, images: InputBatch) -> Logits:
     return logits
 
 
-def check_logits(what: str, logits: Logits, other: str, reference: Logits) -> None:
+def check_logits(
+    what: str, logits: Logits, other: str, reference: Logits, rounding: Callable[[], float] | None = None
+) -> None:
     """Refuse an FP32 graph that computes something else than what it was made from.
 
+    Args:
+        what: of the graph.
+        logits: its answers.
+        other: what it was made from.
+        reference: that one's answers.
+        rounding: how far those are from exact ones; asked only where the tolerance is exceeded.
+
     Raises:
-        ParityFailed: the largest difference is above `TOLERANCE` of the largest logit.
+        ParityFailed: the largest difference is above `TOLERANCE` of the largest logit, and above what rounding
+            explains.
     """
     error, scale = float(np.abs(logits - reference).max()), float(np.abs(reference).max())
-    if not error <= TOLERANCE * scale:
+    if not error <= TOLERANCE * scale and not (rounding and error <= _OWN_ROUNDINGS * rounding()):
         raise ParityFailed(
             f"{what} differs from {other} by {error:.3g} where the largest logit is {scale:.3g}",
             "report this with the arch; nothing was written",

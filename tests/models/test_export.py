@@ -7,7 +7,7 @@ import torch
 
 from dnexport.data.images import input_from_pixels
 from dnexport.errors import ParityFailed
-from dnexport.models.export import compare_graphs, export_onnx, graph_logits, reference_logits
+from dnexport.models.export import check_logits, compare_graphs, export_onnx, graph_logits, reference_logits
 from dnexport.models.zoo import module_from_seed
 from tests.networks import TINY, TINY_PREPROCESS, tiny_pixels
 
@@ -35,6 +35,14 @@ def test_a_graph_that_is_not_the_module_is_refused(tmp_path: Path) -> None:
     images = input_from_pixels(tiny_pixels(4), TINY_PREPROCESS)
     with pytest.raises(ParityFailed, match="the exported graph differs from PyTorch by"):
         export_onnx(Wavering().eval(), images, tmp_path / "model.onnx")
+
+
+def test_what_rounding_explains_is_no_difference() -> None:
+    """A deep net of random weights can be as far from itself in float64 as the tolerance."""
+    reference = np.ones((2, 5), np.float32)
+    check_logits("the graph", reference * 1.0003, "PyTorch", reference, lambda: 2e-4)
+    with pytest.raises(ParityFailed, match=r"the graph differs from PyTorch by 0\.0003 where"):
+        check_logits("the graph", reference * 1.0003, "PyTorch", reference, lambda: 1e-4)
 
 
 def test_a_rewrite_that_changes_the_answer_is_refused(tiny_graph: Path, tmp_path: Path) -> None:
