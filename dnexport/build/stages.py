@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dnexport.bundle.pack import remove_abandoned
+from dnexport.bundle.lock import locked
 from dnexport.errors import error_from_os_error
 from dnexport.measure.environment import package_versions
+from dnexport.runtimes.scratch import remove_abandoned
 from dnexport.spec.manifest import StageRun
 from dnexport.spec.progress import Progress
 from dnexport.spec.record import digest_from_file, digest_from_json
@@ -58,9 +59,7 @@ class Stages:
         folder = self._root / f"{name.replace(':', '-').replace('+', '-')}-{digest[:24]}"
         self._progress.start(name)
         began = time.monotonic()
-        reused = _whole(folder)
-        if not reused:
-            self._make(folder, identity, make)
+        reused = _whole(folder) or self._found_or_made(folder, identity, make)
         seconds = round(time.monotonic() - began, 3)
         earlier = self.runs.get(name, StageRun(seconds=0, reused=True))  # a stage may be run on several graphs
         self.runs[name] = StageRun(seconds=earlier.seconds + seconds, reused=earlier.reused and reused)
@@ -76,6 +75,18 @@ class Stages:
         self._progress.finish(self.runs[name].seconds, reused=False)
         return result
 
+    def _found_or_made(self, folder: Path, identity: dict[str, Any], make: Callable[[Path], None]) -> bool:
+        """Make a result, unless another process that is just making it has done so; whether it was found."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with locked(self._root / f".{folder.name}.lock"):
+                found = _whole(folder)
+                if not found:
+                    self._make(folder, identity, make)
+                return found
+        except OSError as exc:
+            raise error_from_os_error(exc, folder) from exc
+
     def _make(self, folder: Path, identity: dict[str, Any], make: Callable[[Path], None]) -> None:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         try:
@@ -86,8 +97,6 @@ class Stages:
             (partial / _INPUTS).write_text(json.dumps(done, indent=1), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-        except OSError as exc:
-            raise error_from_os_error(exc, folder) from exc
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

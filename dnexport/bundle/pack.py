@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dnexport.bundle.lock import locked
 from dnexport.errors import UsageError, error_from_os_error
+from dnexport.runtimes.scratch import is_abandoned, owner_of, remove_abandoned
 from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
 
@@ -26,16 +28,13 @@ def staging(destination: Path) -> Iterator[Path]:
     """A temporary sibling that becomes ``destination`` when the block ends without an exception.
 
     Raises:
-        UsageError: the destination is something other than a bundle or an empty directory.
+        UsageError: the destination is something other than a bundle or an empty directory, or another process is
+            writing it.
         StorageError: the file system refuses.
     """
     check_replaceable(destination)
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _restore_retired(destination)
-        remove_abandoned(destination.parent, f".{destination.name}.*.partial")
-        temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-        temporary.mkdir()
+        temporary = _claimed(destination)
     except OSError as exc:
         raise error_from_os_error(exc, destination) from exc
     try:
@@ -46,6 +45,23 @@ def staging(destination: Path) -> Iterator[Path]:
         raise error_from_os_error(exc, destination) from exc
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _claimed(destination: Path) -> Path:
+    """An empty sibling that tells other processes that this one writes ``destination``."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partials = f".{destination.name}.*.partial"
+    with locked(destination.with_name(f".{destination.name}.lock")):
+        _restore_retired(destination)
+        remove_abandoned(destination.parent, partials)
+        for other in destination.parent.glob(partials):
+            raise UsageError(
+                f"output {destination} is being written by process {owner_of(other)}",
+                "wait for it or choose another --output",
+            )
+        temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+        temporary.mkdir()
+    return temporary
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -71,36 +87,13 @@ def check_replaceable(destination: Path) -> None:
         raise UsageError(f"output {destination} holds files that are no bundle", "choose another --output or empty it")
 
 
-def remove_abandoned(folder: Path, pattern: str) -> None:
-    """Remove the partial folders ``.name.<process>.partial`` of processes that are gone."""
-    for partial in folder.glob(pattern):
-        if _gone(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
 def _restore_retired(destination: Path) -> None:
     """Bring back a bundle whose replacement was interrupted between two renames."""
     for retired in destination.parent.glob(f".{destination.name}.*.retired"):
-        if _gone(retired) and not destination.exists():
+        if is_abandoned(retired) and not destination.exists():
             retired.rename(destination)
-        elif _gone(retired):
+        elif is_abandoned(retired):
             shutil.rmtree(retired, ignore_errors=True)
-
-
-def _gone(folder: Path) -> bool:
-    """Whether the process in a folder's name has ended; a folder of our own number is an earlier process's."""
-    owner = folder.name.split(".")[-2]
-    return owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner)))
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync(folder: Path) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 from dnexport.errors import BuildFailed, DnexportError, WorkerCrashed
+from dnexport.runtimes.scratch import scratch
 
 _HEADER = struct.Struct("<Q")
 _PR_SET_PDEATHSIG = 1
@@ -40,7 +41,10 @@ class Worker:
 
     def __init__(self, label: str, *, env: dict[str, str] | None = None, threads: int | None = None) -> None:
         self.label = label
-        variables = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"} | (env or {})
+        self._held = contextlib.ExitStack()
+        # A child that is killed leaves its temporary files in a folder that is known to be nobody's.
+        temporary = {"TMPDIR": str(self._held.enter_context(scratch()))}
+        variables = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"} | temporary | (env or {})
         if threads is not None:
             variables["OMP_NUM_THREADS"] = str(threads)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -80,6 +84,7 @@ class Worker:
             self._process.kill()
         self._process.wait()
         self._reader.join()
+        self._held.close()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):

@@ -106,12 +106,12 @@ while True:
 
 
 def test_killed_at_any_moment_the_bundle_is_whole(bundle: Path, root: Path) -> None:
-    for attempt in range(8):
+    for attempt in range(4):
         program = WRITER.format(root=str(root), bundle=str(bundle))
         writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         writer.stdout.readline()
-        time.sleep(0.01 + 0.004 * attempt)
+        time.sleep(0.01 + 0.008 * attempt)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
