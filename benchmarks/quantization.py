@@ -13,7 +13,6 @@ float graph within 3 dB). A plan is built by TensorRT for RTX, or its first erro
 """
 
 import argparse
-import functools
 import os
 import subprocess
 import sys
@@ -32,16 +31,17 @@ from scipy.stats import binomtest
 from dnexport.build.host_stages import MODEL, canonical, context_from_recipe, export
 from dnexport.data.datasets import splits_from_source
 from dnexport.data.images import input_from_pixels
-from dnexport.deploy.bench import Engine, blocks_of_engines
-from dnexport.deploy.compile import compile_target, probe_worker, session_options
+from dnexport.deploy.bench import blocks_of_engines
+from dnexport.deploy.compile import compile_target
+from dnexport.deploy.engine import Engine
 from dnexport.errors import DnexportError
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply
 from dnexport.graph.passes_for import passes_for
 from dnexport.measure.accuracy import snr_db
-from dnexport.measure.latency import Probe, ratio_from_blocks
+from dnexport.measure.latency import ratio_from_blocks
+from dnexport.runtimes.contract import BuildOptions
 from dnexport.runtimes.onnxruntime import float_session
-from dnexport.runtimes.registry import open_session
 from dnexport.spec.metrics import Ratio
 from dnexport.spec.precision import Precision
 from dnexport.spec.profile import Profile
@@ -243,10 +243,8 @@ def is_ours(model: Path) -> bool:
 def on_openvino(case: Case, model: Path, own: Path, reference: np.ndarray, logits: np.ndarray) -> list[str]:
     """Agreement with ONNX Runtime on the same graph, and how much slower than dnexport's; or what went wrong."""
     count = min(512, len(case.test))
-    options = session_options(Precision.INT8, OPENVINO)
     try:
-        with probe_worker("running a peer", OPENVINO, options.threads) as worker:
-            worker.create(Probe, functools.partial(open_session, model, OPENVINO, options), case.test[:0])
+        with Engine(OPENVINO, model, Precision.INT8).probe("running a peer on") as worker:
             found = np.concatenate(worker.method("logits", case.test[:count], 1))
     except DnexportError as exc:
         return [exc.message[:60], "–"]
@@ -264,7 +262,7 @@ def ratio(own: Path, other: Path, case: Case, target: Target) -> Ratio:
     lowered = own.with_name("openvino.onnx")
     precision = Precision.INT8 if target == OPENVINO else Precision.FP32
     engines = [Engine(target, other, precision), Engine(OPENVINO, lowered, Precision.INT8)]
-    blocks = blocks_of_engines(engines, case.test[:16], Bench(rounds=12), lambda *_: None)
+    blocks = blocks_of_engines(engines, lambda _: case.test[:16], Bench(rounds=12), lambda *_: None)
     return ratio_from_blocks(*blocks)
 
 
@@ -272,7 +270,7 @@ def plan(model: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             body = Precision.INT8 if is_ours(model) else Precision.FP32  # the peers leave the body in float32
-            compile_target(lower(model, RTX), Path(folder), RTX, Profile(), body)
+            compile_target(lower(model, RTX), Path(folder), RTX, BuildOptions(Profile(), body))
         except DnexportError as exc:
             return f"refused: {exc.message[:90]}"
     return "built"

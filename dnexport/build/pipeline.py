@@ -14,7 +14,6 @@ import numpy as np
 from dnexport.build.host_stages import (
     GOLDEN,
     MODEL,
-    PLAN,
     TABLE,
     Context,
     cache_folder,
@@ -26,17 +25,18 @@ from dnexport.build.host_stages import (
     reference,
 )
 from dnexport.build.placement import Quantized, quantized
-from dnexport.build.target_stages import TargetOutcome, build_target, place
+from dnexport.build.target_stages import TargetOutcome, build_target, place, record_taps
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.images import input_from_pixels
-from dnexport.deploy.bench import Engine, measure_engines
-from dnexport.deploy.targets import chosen_targets
+from dnexport.data.images import feed_from_pixels
+from dnexport.deploy.bench import measure_engines
+from dnexport.deploy.known_bad import warnings_about
+from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
-from dnexport.measure.environment import environment
+from dnexport.measure.environment import environment, package_versions
 from dnexport.report.html import page_from_bundles
-from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
 from dnexport.spec.precision import Precision
@@ -73,6 +73,20 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
     check_replaceable(output)
     recording = Recording(progress)
     targets = chosen_targets(recipe)
+    with staging(output) as folder:  # from the start: another build of this bundle is refused before it has begun
+        failures = _built_into(folder, recipe, targets, output, recording, bench=bench)
+    return Built(Bundle.open(output.resolve()), failures)
+
+
+def _built_into(
+    folder: Path, recipe: Recipe, targets: Sequence[Chosen], output: Path, recording: Recording, *, bench: bool
+) -> tuple[DnexportError, ...]:
+    """Fill a folder with a bundle; the errors of single targets."""
+    versions = package_versions()
+    for warning in dict.fromkeys(
+        w for each in targets for w in warnings_about(each.target, recipe.precision, versions)
+    ):
+        recording.warn(warning)
     context = context_from_recipe(recipe, cache_folder(output), recording)
     exported = export(context)
     graph = canonical(context, exported)
@@ -85,12 +99,13 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, bench: bool = Tru
     failures = tuple(outcome.failure for outcome in outcomes if outcome.failure)
     if len(failures) == len(outcomes):
         raise failures[0]
+    taps = record_taps(context, model, outcomes, referenced)
     if bench:
         outcomes = _benched(context, outcomes, referenced)
     for failed in (o.report for o in outcomes if o.failure):
         recording.warn(f"target {failed.target} failed: {failed.error}")
-    bundle = _pack(context, outcomes, model, referenced, int8, output, recording.warnings)
-    return Built(bundle, failures)
+    _pack(folder, context, outcomes, model, referenced, taps, int8, output, recording.warnings)
+    return failures
 
 
 def calibration_table(recipe: Recipe, cache: Path, progress: Progress) -> Path:
@@ -121,16 +136,13 @@ def _table(context: Context, graph: Path) -> Path:
 def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Path) -> list[TargetOutcome]:
     """Measure every validated engine in the same rounds."""
     engines = [
-        Engine(outcome.chosen.target, outcome.engine, context.recipe.precision)
-        for outcome in outcomes
-        if outcome.engine is not None and outcome.report.status == "validated"
+        outcome.engine for outcome in outcomes if outcome.engine is not None and outcome.report.status == "validated"
     ]
     if not engines:
         return list(outcomes)
     with np.load(referenced / GOLDEN) as golden:
-        images = input_from_pixels(golden["images"][: max(16, context.recipe.bench.batch)], context.network.preprocess)
-    if len(images) < context.recipe.bench.batch:
-        images = np.resize(images, (context.recipe.bench.batch, *images.shape[1:]))
+        pixels = golden["images"][: max(16, context.recipe.bench.batch)]
+    images = feed_from_pixels(whole_batches(pixels, context.recipe.bench.batch), context.network.preprocess)
     factory = context.network.factory(context.source)
     measured = context.stages.measure(
         "bench", lambda: measure_engines(engines, factory, images, context.recipe.bench, context.progress.advance)
@@ -148,28 +160,25 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
 
 
 def _pack(
+    folder: Path,
     context: Context,
     outcomes: Sequence[TargetOutcome],
     model: Path,
     referenced: Path,
+    taps: Path,
     int8: Quantized | None,
     output: Path,
     warnings: Sequence[str],
-) -> Bundle:
-    with staging(output) as folder:
-        shutil.copyfile(model / MODEL, folder / MODEL)
-        shutil.copyfile(referenced / GOLDEN, folder / GOLDEN)
-        if int8 is not None:
-            shutil.copyfile(int8.table, folder / TABLE)
-            shutil.copyfile(int8.plan, folder / PLAN)
-        for outcome in outcomes:
-            place(outcome, folder)
-        manifest = _manifest(context, outcomes, referenced, int8, warnings)
-        reports = {outcome.report.target: outcome.report for outcome in outcomes}
-        page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        write_manifest(folder, manifest)
-    return Bundle.open(output.resolve())
+) -> None:
+    for file in (model / MODEL, referenced / GOLDEN, taps, *((int8.table, int8.plan) if int8 else ())):
+        shutil.copyfile(file, folder / file.name)
+    for outcome in outcomes:
+        place(outcome, folder)
+    manifest = _manifest(context, outcomes, referenced, int8, warnings)
+    reports = {outcome.report.target: outcome.report for outcome in outcomes}
+    page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
 def _manifest(

@@ -8,10 +8,11 @@ import numpy as np
 
 from dnexport.build.host_stages import GOLDEN, PLAN, Context, plan_from_file, quantize
 from dnexport.build.stages import stage_key
-from dnexport.build.target_stages import compile_lowered, lower
+from dnexport.build.target_stages import compile_lowered, engine_of, lower
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.images import input_from_pixels
-from dnexport.deploy.bench import Engine, blocks_of_engines
+from dnexport.data.images import feed_from_pixels
+from dnexport.deploy.bench import blocks_of_engines
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.targets import Chosen
 from dnexport.errors import BudgetFailed, TargetUnavailable
 from dnexport.measure.environment import machine_identity
@@ -89,7 +90,7 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
     def make(folder: Path) -> None:
         engines = [_engine(context, target, each) for each in folders.values()]
         with np.load(referenced / GOLDEN) as golden:
-            images = input_from_pixels(golden["images"][:16], context.network.preprocess)
+            images = feed_from_pixels(golden["images"][:16], context.network.preprocess)
         blocks = blocks_of_engines(engines, images, context.recipe.bench, context.progress.advance)
         measured = dict(zip(folders, blocks, strict=True))
         trials = tuple(_trial(placement, found, measured) for placement, found in tried.items())
@@ -118,8 +119,8 @@ def choice(trials: Sequence[Trial]) -> Placement:
 
 
 def _engine(context: Context, target: Target, quantized: Path) -> Engine:
-    compiled = compile_lowered(context, target, lower(context, target, quantized))
-    return Engine(target, compiled / runtime_for(target).engine_file, context.recipe.precision)
+    lowered = lower(context, target, quantized)
+    return engine_of(context, target, lowered, compile_lowered(context, target, lowered))
 
 
 def _trial(placement: Placement, found: Path | BudgetFailed, measured: dict[Placement, Blocks]) -> Trial:

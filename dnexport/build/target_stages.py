@@ -1,8 +1,7 @@
 """The stages of one target: lower → compile → validate. A target that fails says so and leaves the others alone."""
 
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +10,35 @@ from pydantic import TypeAdapter
 
 from dnexport.build.host_stages import GOLDEN, MODEL, Context
 from dnexport.build.stages import stage_key
-from dnexport.data.images import InputPart, input_from_pixels
-from dnexport.deploy.compile import compile_target
+from dnexport.bundle.verify import TAPS
+from dnexport.data.images import Fed, feed_from_pixels, input_from_pixels
+from dnexport.deploy.compile import build_options, compile_target
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.targets import Chosen
-from dnexport.deploy.validate import Samples, Validated, check_parity, engine_logits, graph_floor, validate_engine
+from dnexport.deploy.validate import (
+    Samples,
+    Validated,
+    check_execution,
+    check_parity,
+    engine_logits,
+    graph_floor,
+    validate_engine,
+)
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import accuracy_from_logits
 from dnexport.measure.environment import machine_identity
 from dnexport.runtimes.registry import runtime_for
-from dnexport.spec.metrics import Accuracy, Census, TargetReport
+from dnexport.runtimes.taps import sampled, tapped
+from dnexport.spec.metrics import Accuracy, Census, PrecisionProof, TargetReport
 from dnexport.spec.precision import Precision
+from dnexport.spec.preprocess import InputType
 from dnexport.spec.record import digest_from_file
 from dnexport.spec.target import Target
 
+_TAPPED_IMAGES = 2
 _ORT_CPU = Target.parse("onnxruntime:cpu")
 _VALIDATED = TypeAdapter(Validated)
+_PROOF: TypeAdapter[PrecisionProof | None] = TypeAdapter(PrecisionProof | None)
 
 
 @dataclass(frozen=True)
@@ -36,14 +49,14 @@ class TargetOutcome:
         chosen: the target.
         report: for the bundle.
         lowered: folder with its graph; None where lowering failed.
-        engine: the engine file in its stage folder; None where none was built.
+        engine: in its stage folder; None where none was built.
         failure: the error behind ``status: failed``.
     """
 
     chosen: Chosen
     report: TargetReport
     lowered: Path | None = None
-    engine: Path | None = None
+    engine: Engine | None = None
     failure: DnexportError | None = None
 
 
@@ -52,6 +65,8 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
     name = str(chosen.target)
     lowered: Path | None = None
     try:
+        if chosen.refused is not None:
+            raise chosen.refused
         lowered = lower(context, chosen.target, model)
         census = Census.model_validate_json((lowered / "census.json").read_bytes())
         report = TargetReport(target=name, status="prepared", companion=chosen.companion, census=census)
@@ -61,18 +76,18 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
             )
             return TargetOutcome(chosen, _with_graph_accuracy(context, report, lowered, referenced, notes), lowered)
         compiled = compile_lowered(context, chosen.target, lowered)
-        engine = compiled / runtime_for(chosen.target).engine_file
+        engine = engine_of(context, chosen.target, lowered, compiled)
         report = report.model_copy(
             update={
                 "status": "built",
-                "file": f"targets/{chosen.target.slug}/{engine.name}",
-                "bytes": engine.stat().st_size,
-                "engine_digest": digest_from_file(engine),
-                "execution_proof": json.loads((compiled / "compiled.json").read_bytes())["proof"] or None,
+                "file": f"targets/{chosen.target.slug}/{engine.file.name}",
+                "bytes": engine.file.stat().st_size,
+                "engine_digest": digest_from_file(engine.file),
+                "proof": _PROOF.validate_json((compiled / "compiled.json").read_bytes()),
             }
         )
         if runtime_for(chosen.target).runs(chosen.target).usable:
-            report = _with_validation(context, chosen, report, compiled, engine, model, referenced)
+            report = _with_validation(context, report, engine, model, referenced)
         else:
             reason = runtime_for(chosen.target).runs(chosen.target).reason
             notes = (f"not run here: {reason}",)
@@ -86,9 +101,12 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
 def samples_from_test(context: Context, referenced: Path) -> Samples:
     """The whole test set, decoded anew on each pass."""
 
-    def batches() -> Iterator[InputPart]:
-        for pixels in context.data.test.batches(context.network.preprocess, 64):
-            yield input_from_pixels(pixels, context.network.preprocess)
+    preprocess = context.network.preprocess
+
+    def batches(input_type: InputType) -> Iterator[Fed]:
+        return (
+            feed_from_pixels(pixels, preprocess)(input_type) for pixels in context.data.test.batches(preprocess, 64)
+        )
 
     labels = context.data.test.truth()
     logits = np.load(referenced / "logits.npy")
@@ -113,7 +131,8 @@ def lower(context: Context, target: Target, model: Path) -> Path:
         from dnexport.graph.passes_for import passes_for
 
         lowered = model_from_path(model / MODEL)
-        apply(passes_for(context.recipe.precision, target), lowered)
+        preprocess = context.network.preprocess if context.recipe.input == "uint8" else None
+        apply(passes_for(context.recipe.precision, target, preprocess), lowered)
         save_model(lowered, folder / MODEL)
         (folder / "census.json").write_text(census_from_model(lowered).model_dump_json(), encoding="utf-8")
 
@@ -122,8 +141,10 @@ def lower(context: Context, target: Target, model: Path) -> Path:
         "precision": str(context.recipe.precision),
         "runtime": target.runtime,
         "device": target.device,
+        "input": context.recipe.input,
+        "preprocess": context.network.preprocess.content_digest() if context.recipe.input == "uint8" else None,
     }
-    return context.stages.run(f"lower:{target}", 1, inputs, make)
+    return context.stages.run(f"lower:{target}", 2, inputs, make)
 
 
 def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
@@ -136,49 +157,51 @@ def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
     recipe = context.recipe
 
     def make(folder: Path) -> None:
-        compiled = compile_target(lowered / MODEL, folder, target, recipe.profile, recipe.precision)
-        (folder / "compiled.json").write_text(json.dumps({"proof": compiled.proof}), encoding="utf-8")
+        compiled = compile_target(lowered / MODEL, folder, target, build_options(recipe, target))
+        (folder / "compiled.json").write_bytes(_PROOF.dump_json(compiled.proof))
 
     inputs = {
         "lowered": stage_key(lowered),
         "target": str(target),
         "profile": str(recipe.profile),
+        "options": recipe.engine.content_digest(),
         "machine": machine_identity(),
     }
-    return context.stages.run(f"compile:{target}", 1, inputs, make)
+    return context.stages.run(f"compile:{target}", 2, inputs, make)
+
+
+def engine_of(context: Context, target: Target, lowered: Path, compiled: Path) -> Engine:
+    """The engine in a stage folder."""
+    macs = Census.model_validate_json((lowered / "census.json").read_bytes()).conv_macs
+    file = compiled / runtime_for(target).engine_file
+    return Engine(target, file, context.recipe.precision, context.recipe.input, macs)
 
 
 def _with_validation(
-    context: Context,
-    chosen: Chosen,
-    report: TargetReport,
-    compiled: Path,
-    engine: Path,
-    model: Path,
-    referenced: Path,
+    context: Context, report: TargetReport, engine: Engine, model: Path, referenced: Path
 ) -> TargetReport:
     def make(folder: Path) -> None:
         samples = samples_from_test(context, referenced)
-        found = validate_engine(
-            engine, model / MODEL, chosen.target, context.recipe.precision, samples, context.progress.advance
-        )
+        found = validate_engine(engine, model / MODEL, samples, context.progress.advance)
         (folder / "validated.json").write_bytes(_VALIDATED.dump_json(found))
 
     inputs = {
-        "compiled": stage_key(compiled),
+        "compiled": stage_key(engine.file.parent),
         "reference": stage_key(referenced),
         "batch": context.recipe.profile.max_batch,
         "machine": machine_identity(),
     }
-    folder = context.stages.run(f"validate:{chosen.target}", 1, inputs, make)
+    folder = context.stages.run(f"validate:{engine.target}", 2, inputs, make)
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
+    if not report.companion:  # a companion is labelled with what it executes
+        check_execution(engine.target, engine.precision, found.executed, context.recipe.allow_execution)
     return report.model_copy(
         update={
             "status": "validated",
             "accuracy": found.accuracy,
             "cross_check": found.cross_check,
             "executed_precision": found.executed.execution,
-            "execution_proof": found.executed.proof,
+            "proof": found.executed.proof,
         }
     )
 
@@ -190,15 +213,18 @@ def _with_graph_accuracy(
 
     def make(folder: Path) -> None:
         with np.load(referenced / GOLDEN) as golden:
-            images = input_from_pixels(golden["images"][:32], context.network.preprocess)
+            feed = feed_from_pixels(golden["images"][:32], context.network.preprocess)
             reference, labels = golden["logits"][:32], golden["labels"][:32]
-        samples = Samples(lambda: [images], len(images), reference, labels, min(8, len(images)))
-        logits, _ = engine_logits(
-            lowered / MODEL, _ORT_CPU, context.recipe.precision, samples, context.progress.advance
-        )
+        samples = Samples(lambda input_type: [feed(input_type)], len(labels), reference, labels, min(8, len(labels)))
+        graph = Engine(_ORT_CPU, lowered / MODEL, context.recipe.precision, context.recipe.input)
+        logits, _ = engine_logits(graph, samples, context.progress.advance)
         accuracy = accuracy_from_logits(reference, logits, labels, multi_label=context.network.multi_label)
         if context.source.file is not None or context.recipe.precision is not Precision.INT8:
-            check_parity(f"the lowered graph of {report.target}", accuracy, graph_floor(context.recipe.precision))
+            check_parity(
+                f"the lowered graph of {report.target}",
+                accuracy,
+                graph_floor(context.recipe.precision, context.source.trained),
+            )
         (folder / "accuracy.json").write_text(accuracy.model_dump_json(), encoding="utf-8")
 
     if not runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
@@ -212,11 +238,39 @@ def _with_graph_accuracy(
     return report.model_copy(update={"graph_accuracy": accuracy, "notes": notes})
 
 
+def record_taps(context: Context, model: Path, outcomes: Sequence[TargetOutcome], referenced: Path) -> Path:
+    """``taps.npz``: what ONNX Runtime has at the ends of the blocks for two golden samples, by name of the value."""
+    lowered = [outcome.lowered for outcome in outcomes if outcome.lowered is not None]
+
+    def make(folder: Path) -> None:
+        from dnexport.graph.contract import model_from_path
+        from dnexport.graph.taps import tap_names
+        from dnexport.runtimes.onnxruntime import float_session
+
+        names = tap_names(model_from_path(model / MODEL), [model_from_path(each / MODEL) for each in lowered])
+        with np.load(referenced / GOLDEN) as golden:
+            images = input_from_pixels(golden["images"][:_TAPPED_IMAGES], context.network.preprocess)
+        session = float_session(tapped((model / MODEL).read_bytes(), names))
+        values = session.run(names, {session.get_inputs()[0].name: images}) if names else []
+        recorded = {name: sampled(value) for name, value in zip(names, values, strict=True)}
+        np.savez(folder / TAPS, **recorded)  # type: ignore[arg-type]
+
+    inputs = {
+        "model": stage_key(model),
+        "lowered": [stage_key(each) for each in lowered],
+        "reference": stage_key(referenced),
+    }
+    return context.stages.run("taps", 1, inputs, make) / TAPS
+
+
 def place(outcome: TargetOutcome, folder: Path) -> None:
     """Copy a target's graph and engine, and write its report, into a bundle's ``targets/<slug>``."""
     destination = folder / "targets" / outcome.chosen.target.slug
     destination.mkdir(parents=True)
-    for source in (outcome.lowered / MODEL if outcome.lowered else None, outcome.engine):
+    for source in (
+        outcome.lowered / MODEL if outcome.lowered else None,
+        outcome.engine.file if outcome.engine else None,
+    ):
         if source is not None and not (destination / source.name).exists():
             shutil.copyfile(source, destination / source.name)
     (destination / "report.json").write_text(outcome.report.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Open a bundle: nothing in it is trusted until its digest is checked."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -7,6 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from dnexport.bundle.pack import MANIFEST
+from dnexport.bundle.session import BundleSession
 from dnexport.data.images import PixelBatch
 from dnexport.errors import BadInput, IntegrityError, UsageError
 from dnexport.runtimes.arrays import Logits
@@ -14,6 +16,9 @@ from dnexport.spec.manifest import SCHEMA, Manifest
 from dnexport.spec.metrics import TargetReport
 from dnexport.spec.record import digest_from_file, nearest
 from dnexport.spec.target import Target
+
+GOLDEN = "golden.npz"
+TAPS = "taps.npz"
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,38 @@ class Bundle:
         path: its directory.
         manifest: the content of ``bundle.json``.
         reports: one a target, by string form.
+        digest: SHA-256 of ``bundle.json``, which holds those of all other files: it stands for the whole bundle.
     """
 
     path: Path
     manifest: Manifest
     reports: dict[str, TargetReport]
+    digest: str = ""
 
     @classmethod
-    def open(cls, path: Path) -> "Bundle":
+    def open(cls, path: Path, expect_digest: str | None = None) -> "Bundle":
         """Read the manifest and check every file against it.
+
+        Args:
+            path: of the directory.
+            expect_digest: the bundle's digest, had by another way than the bundle; a digest in the bundle itself shows
+                damage, not who made it.
 
         Raises:
             BadInput: no bundle is there.
-            IntegrityError: the manifest is not understood, or a file is missing, added, changed or outside.
+            IntegrityError: another digest than expected, a manifest that is not understood, or a file that is missing,
+                added, changed or outside.
         """
-        manifest = _manifest(path)
+        content = _manifest_bytes(path)
+        digest = hashlib.sha256(content).hexdigest()
+        if expect_digest is not None and expect_digest.lower().removeprefix("sha256:") != digest:
+            raise IntegrityError(
+                f"bundle {path} has the digest {digest}, not {expect_digest}", "get the bundle again from who made it"
+            )
+        manifest = _manifest(path, content)
         _check_files(path, manifest)
-        return cls(path, manifest, {target: _report(path, manifest, slug) for target, slug in manifest.targets.items()})
+        reports = {target: _report(path, manifest, slug) for target, slug in manifest.targets.items()}
+        return cls(path, manifest, reports, digest)
 
     def target(self, name: str) -> str:
         """The string form of one of its targets.
@@ -73,20 +93,49 @@ class Bundle:
         file = self.reports[target].file
         return self.path / file if file else None
 
+    def session(self, target: str | None = None, *, threads: int | None = None, streams: int = 1) -> BundleSession:
+        """Load an engine in this process, after a child process has shown that it loads.
+
+        Args:
+            target: one of its targets; None for the first that runs here.
+            threads: of a CPU runtime; all where it is None.
+            streams: queries that OpenVINO works on at a time, for callers with several threads.
+
+        Raises:
+            UsageError: the bundle has no engine for that name.
+            TargetUnavailable: it, or every one, cannot run here.
+            BuildFailed: the runtime refuses the engine.
+            WorkerCrashed: it crashes or hangs in the child.
+        """
+        return BundleSession(self, target, threads=threads, streams=streams)
+
+    def taps(self) -> dict[str, np.ndarray]:
+        """By name of a value inside of the network, what the build recorded of it: float32 [images, values]."""
+        if TAPS not in self.manifest.files:
+            return {}
+        with np.load(self.path / TAPS, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
     def golden(self) -> GoldenSamples:
         """The golden samples."""
         try:
-            with np.load(self.path / "golden.npz", allow_pickle=False) as arrays:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
                 return GoldenSamples(arrays["images"], arrays["logits"], arrays["labels"])
         except (OSError, ValueError, KeyError) as exc:
-            raise IntegrityError(f"golden.npz of bundle {self.path} holds no golden samples", "build it again") from exc
+            raise IntegrityError(f"{GOLDEN} of bundle {self.path} holds no golden samples", "build it again") from exc
 
 
-def _manifest(path: Path) -> Manifest:
+def _manifest_bytes(path: Path) -> bytes:
+    if path.is_file():
+        raise BadInput(f"{path} is a file, not a bundle", f"unpack it: dnexport package {path} --format folder -o DIR")
     file = path / MANIFEST
     if not file.is_file():
         raise BadInput(f"{path} is not a bundle: it has no {MANIFEST}", "give a directory that 'dnexport build' made")
-    content = file.read_bytes()
+    return file.read_bytes()
+
+
+def _manifest(path: Path, content: bytes) -> Manifest:
+    file = path / MANIFEST
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as exc:

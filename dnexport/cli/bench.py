@@ -10,6 +10,7 @@ from dnexport.cli import options as o
 def bench(
     bundle: o.BundleFolder,
     target: o.TargetName = None,
+    expect_digest: o.ExpectDigest = None,
     rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch.")] = 8,
     block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
     batch: Annotated[int, typer.Option(min=1, help="Images a query.")] = 1,
@@ -29,7 +30,7 @@ def bench(
         from dnexport.spec.recipe import Bench
 
         protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, expect_digest)
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
         show_benchmarks(view, found)

@@ -6,6 +6,7 @@ from dnexport.cli import options as o
 def compile_command(
     bundle: o.BundleFolder,
     target: o.TargetName = None,
+    expect_digest: o.ExpectDigest = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -18,4 +19,4 @@ def compile_command(
         from dnexport.cli.render import show_build
         from dnexport.deploy.native import compile_bundle
 
-        show_build(view, compile_bundle(Bundle.open(bundle), target, view), ())
+        show_build(view, compile_bundle(Bundle.open(bundle, expect_digest), target, view), ())

@@ -12,6 +12,7 @@ def predict(
     bundle: o.BundleFolder,
     images: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
     target: o.TargetName = None,
+    expect_digest: o.ExpectDigest = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -22,7 +23,7 @@ def predict(
         from dnexport.bundle.verify import Bundle
         from dnexport.deploy.predict import predictions
 
-        answers = predictions(Bundle.open(bundle), images, target)
+        answers = predictions(Bundle.open(bundle, expect_digest), images, target)
         view.document({str(answer.image): [guess._asdict() for guess in answer.guesses] for answer in answers})
         if not as_json:
             for answer in answers:

@@ -26,7 +26,7 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
     for report in bundle.reports.values():
         for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
-    view.say(f"\nbundle  {bundle.path}\nreport  {bundle.path / 'report.html'}")
+    view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}\nreport  {bundle.path / 'report.html'}")
 
 
 def show_inspection(view: Terminal, found: dict[str, Any]) -> None:
@@ -68,7 +68,8 @@ def show_checks(view: Terminal, found: Sequence[Checked]) -> None:
     view.document({each.target: each.model_dump(mode="json", exclude={"target"}) for each in found})
     view.table(["Target", "Verdict", "Why", "Self-test", "Seconds"], [_check_row(each) for each in found])
     for each in found:
-        for line in (each.remedy, *each.warnings):
+        diverges = each.self_test.diverges if each.self_test else None
+        for line in (diverges, each.remedy, *each.warnings):
             if line:
                 view.say(f"  {each.target}: {line}")
 

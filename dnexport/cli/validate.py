@@ -6,6 +6,7 @@ from dnexport.cli import options as o
 def validate(
     bundle: o.BundleFolder,
     target: o.TargetName = None,
+    expect_digest: o.ExpectDigest = None,
     data: o.Data = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -20,7 +21,7 @@ def validate(
         from dnexport.cli.render import accuracy_text
         from dnexport.deploy.remeasure import validate_bundle
 
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, expect_digest)
         found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
         view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
         rows = [

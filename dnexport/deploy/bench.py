@@ -3,37 +3,24 @@
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dnexport.data.images import InputBatch
-from dnexport.deploy.compile import probe_worker, session_options
+from dnexport.data.images import Feed
+from dnexport.deploy.engine import Engine
 from dnexport.measure.latency import Blocks, Probe, alternate, ratio_from_blocks
 from dnexport.measure.statistics import fewest_samples, median
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
-from dnexport.runtimes.registry import open_session
 from dnexport.runtimes.torch_eager import EAGER, FORMS, TorchSession
 from dnexport.spec.metrics import Benchmark, Reference
-from dnexport.spec.precision import Precision
 from dnexport.spec.recipe import Bench
 from dnexport.spec.target import Target
-
-
-@dataclass(frozen=True)
-class Engine:
-    """An engine to be measured."""
-
-    target: Target
-    file: Path
-    precision: Precision
 
 
 def measure_engines(
     engines: Sequence[Engine],
     factory: Callable[[], Any] | None,
-    images: InputBatch,
+    images: Feed,
     bench: Bench,
     tick: Callable[[int, int], None],
 ) -> dict[Target, Benchmark]:
@@ -42,7 +29,7 @@ def measure_engines(
     Args:
         engines: to be measured.
         factory: makes the PyTorch module in a worker; None where PyTorch or the weights are not here.
-        images: float32 inputs, taken in turn.
+        images: taken in turn.
         bench: rounds, block length, batch.
         tick: told how many of how many rounds are done.
     """
@@ -57,7 +44,7 @@ def measure_engines(
 
 
 def blocks_of_engines(
-    engines: Sequence[Engine], images: InputBatch, bench: Bench, tick: Callable[[int, int], None]
+    engines: Sequence[Engine], images: Feed, bench: Bench, tick: Callable[[int, int], None]
 ) -> list[Blocks]:
     """The raw times of engines, of one target or several, in the same alternating rounds."""
     threads = available_threads()
@@ -65,11 +52,8 @@ def blocks_of_engines(
         return _alternated([_worker(engine, images, threads, stack) for engine in engines], bench, tick)
 
 
-def _worker(engine: Engine, images: InputBatch, threads: int, stack: contextlib.ExitStack) -> Worker:
-    options = session_options(engine.precision, engine.target, threads)
-    worker = stack.enter_context(probe_worker(f"measuring {engine.target}", engine.target, threads))
-    worker.create(Probe, functools.partial(open_session, engine.file, engine.target, options), images)
-    return worker
+def _worker(engine: Engine, images: Feed, threads: int, stack: contextlib.ExitStack) -> Worker:
+    return stack.enter_context(engine.probe("measuring", images(engine.input_type), threads))
 
 
 def _alternated(workers: Sequence[Worker], bench: Bench, tick: Callable[[int, int], None]) -> list[Blocks]:
@@ -77,14 +61,14 @@ def _alternated(workers: Sequence[Worker], bench: Bench, tick: Callable[[int, in
 
 
 def _references(
-    factory: Callable[[], Any], images: InputBatch, bench: Bench, threads: int, stack: contextlib.ExitStack
+    factory: Callable[[], Any], images: Feed, bench: Bench, threads: int, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Worker], dict[str, float]]:
     """Workers of eager FP32 and of the best form, and the median of each form's trial."""
     workers: dict[str, Worker] = {}
     tried: dict[str, float] = {}
     for form in FORMS if bench.compile else FORMS[:-1]:
         worker = stack.enter_context(Worker(f"measuring PyTorch ({form})", threads=threads))
-        worker.create(Probe, functools.partial(TorchSession, factory, form, threads), images)
+        worker.create(Probe, functools.partial(TorchSession, factory, form, threads), images("float32"))
         worker.method("warm_up", bench.batch, bench.block_s)
         tried[form] = median(worker.method("block", bench.batch, bench.block_s))
         workers[form] = worker

@@ -4,22 +4,23 @@ The verdict rests on the manifest, the installed versions, the GPUs and the memo
 loaded, in a worker, and answers golden samples at batch 1 and at the profile's largest.
 """
 
-import functools
 import time
 from pathlib import Path
 
 import numpy as np
 
 from dnexport.bundle.verify import Bundle
-from dnexport.data.images import input_from_pixels
-from dnexport.deploy.compile import probe_worker, session_options
+from dnexport.data.images import feed_from_pixels
+from dnexport.deploy.compile import build_options
+from dnexport.deploy.engine import Engine, engine_from_bundle
+from dnexport.deploy.known_bad import package_of, warnings_about
+from dnexport.deploy.taps import taps_of_engine
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import snr_db
 from dnexport.measure.environment import package_versions
-from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import whole_batches
-from dnexport.runtimes.registry import open_session, runtime_for
-from dnexport.spec.check import Checked, SelfTest
+from dnexport.runtimes.registry import runtime_for
+from dnexport.spec.check import Checked, SelfTest, Tap
 from dnexport.spec.metrics import TargetReport
 from dnexport.spec.progress import Progress
 from dnexport.spec.target import Target
@@ -29,12 +30,6 @@ _VARIES_DB = 6.0
 _EXACT_DB = 66.0
 # A session holds weights, their packed copies and activations.
 _MEMORY_FACTOR = 4
-_PACKAGE = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "openvino": "onnxruntime-ep-openvino"}
-# Versions that were seen to miscompute, with what dnexport does about it.
-_KNOWN_BAD = {
-    ("onnxruntime-ep-openvino", "1.8.1"): "OpenVINO 2026.4.1 miscomputes some INT8 graphs; "
-    "dnexport's lowering avoids the patterns that are known",
-}
 
 
 def check_bundle(bundle: Bundle, target: str | None, progress: Progress) -> list[Checked]:
@@ -83,14 +78,14 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
     if free is not None and free < needed:
         reason = f"{free / 1e6:.0f} MB of memory are free, and about {needed / 1e6:.0f} MB are needed"
         return Checked(target=name, verdict="never", reason=reason, remedy="free some memory")
-    package = _PACKAGE.get(target.runtime, "onnxruntime")
+    package = package_of(target)
     built_with = report.built_with or bundle.manifest.environment.versions
     here, there = package_versions().get(package), built_with.get(package)
     if here != there and target.runtime in ("tensorrt", "tensorrt-rtx"):
         reason = f"the plan is of {package} {there}, here is {here}"
         return Checked(target=name, verdict="rebuild", reason=reason, remedy=compiling)
     reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
-    warnings = tuple(text for (known, bad), text in _KNOWN_BAD.items() if (known, bad) == (package, here))
+    warnings = warnings_about(target, bundle.manifest.recipe.precision, package_versions())
     return Checked(target=name, verdict="load", reason=reason, warnings=warnings)
 
 
@@ -108,21 +103,21 @@ def self_test(bundle: Bundle, name: str) -> SelfTest:
     Raises:
         DnexportError: it cannot be loaded, or crashes.
     """
-    target, engine = Target.parse(name), bundle.engine(name)
-    assert engine is not None
-    golden, manifest = bundle.golden(), bundle.manifest
-    images = input_from_pixels(golden.images[:_SAMPLES], manifest.preprocess)
+    engine, golden, profile = (
+        engine_from_bundle(bundle, Target.parse(name)),
+        bundle.golden(),
+        bundle.manifest.recipe.profile,
+    )
+    images = feed_from_pixels(golden.images[:_SAMPLES], bundle.manifest.preprocess)(engine.input_type)
     reference = golden.logits[: len(images)]
-    precision, profile = manifest.recipe.precision, manifest.recipe.profile
     batches = sorted({profile.min_batch, profile.max_batch})
-    options = session_options(precision, target)
-    with probe_worker(f"running {target}", target, options.threads) as worker:
-        worker.create(Probe, functools.partial(open_session, engine, target, options), images[:0])
+    with engine.probe("running") as worker:
         parts = [worker.method("logits", whole_batches(images, batch), batch) for batch in batches]
     answers = [np.concatenate(each)[: len(images)] for each in parts]
     floor = _floor(bundle.reports[name])
     found = [snr_db(reference, each) for each in answers]
     worst = min(found, key=lambda snr: np.inf if snr is None else snr)
+    passed = worst is None or worst >= floor
     return SelfTest(
         samples=len(images),
         batches=tuple(batches),
@@ -130,8 +125,23 @@ def self_test(bundle: Bundle, name: str) -> SelfTest:
         floor_db=floor,
         agreement=min(float((each.argmax(1) == reference.argmax(1)).mean()) for each in answers),
         between_db=snr_db(answers[0], answers[-1]),
-        passed=worst is None or worst >= floor,
+        passed=passed,
+        taps=() if passed else _taps(bundle, engine),
     )
+
+
+def _taps(bundle: Bundle, engine: Engine) -> tuple[Tap, ...]:
+    """Where the engine goes wrong; nothing where the bundle has no taps, or a tapped engine cannot be had."""
+    recorded = bundle.taps()
+    if not recorded:
+        return ()
+    count = len(next(iter(recorded.values())))
+    images = feed_from_pixels(bundle.golden().images[:count], bundle.manifest.preprocess)(engine.input_type)
+    graph = bundle.path / "targets" / engine.target.slug / "model.onnx"
+    try:
+        return taps_of_engine(engine, graph, images, recorded, build_options(bundle.manifest.recipe, engine.target))
+    except DnexportError:
+        return ()
 
 
 def _floor(report: TargetReport) -> float:

@@ -11,9 +11,10 @@ from typing import Any
 
 from dnexport.bundle.pack import staging, write_manifest
 from dnexport.bundle.verify import Bundle
-from dnexport.deploy.compile import compile_target
+from dnexport.deploy.compile import build_options, compile_target
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.remeasure import golden_samples
-from dnexport.deploy.validate import validate_engine
+from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
 from dnexport.measure.environment import package_versions
 from dnexport.runtimes.registry import runtime_for
@@ -52,13 +53,13 @@ def compile_bundle(bundle: Bundle, target: str | None, progress: Progress) -> Bu
 def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> None:
     target, report = Target.parse(name), bundle.reports[name]
     place = folder / "targets" / target.slug
-    graph, recipe = place / "model.onnx", bundle.manifest.recipe
+    graph, options = place / "model.onnx", build_options(bundle.manifest.recipe, target)
     if not graph.is_file():
         raise TargetUnavailable(f"bundle {bundle.path} holds no graph of {name}: {report.error}", "build it again")
     began = time.monotonic()
     progress.start(f"compile:{name}")
-    with tempfile.TemporaryDirectory() as scratch:
-        compiled = compile_target(graph, Path(scratch), target, recipe.profile, recipe.precision)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled = compile_target(graph, Path(scratch), target, options)
         engine = place / compiled.engine.name
         shutil.copyfile(compiled.engine, engine)
     update: dict[str, Any] = {
@@ -67,19 +68,22 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         "file": engine.relative_to(folder).as_posix(),
         "bytes": engine.stat().st_size,
         "engine_digest": digest_from_file(engine),
-        "execution_proof": compiled.proof or None,
+        "proof": compiled.proof,
         "built_with": package_versions(),
         "notes": ("built on the machine it runs on",),
     }
     if runtime_for(target).runs(target).usable:
-        samples = golden_samples(bundle)
-        found = validate_engine(engine, folder / "model.onnx", target, recipe.precision, samples, progress.advance)
+        macs = report.census.conv_macs if report.census is not None else {}
+        built = Engine(target, engine, options.precision, bundle.manifest.recipe.input, macs)
+        found = validate_engine(built, folder / "model.onnx", golden_samples(bundle), progress.advance)
+        if not report.companion:
+            check_execution(target, options.precision, found.executed, bundle.manifest.recipe.allow_execution)
         update |= {
             "status": "validated",
             "accuracy": found.accuracy,
             "cross_check": found.cross_check,
             "executed_precision": found.executed.execution,
-            "execution_proof": found.executed.proof,
+            "proof": found.executed.proof,
         }
     _write(report.model_copy(update=update), place)
     progress.finish(time.monotonic() - began, reused=False)

@@ -3,24 +3,25 @@
 import functools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dnexport.bundle.session import runnable_target
 from dnexport.bundle.verify import Bundle
 from dnexport.data.datasets import splits_from_source
-from dnexport.data.images import InputPart, input_from_pixels
-from dnexport.deploy.bench import Engine, measure_engines
-from dnexport.deploy.predict import runnable_target
+from dnexport.data.images import Fed, feed_from_pixels
+from dnexport.deploy.bench import measure_engines
+from dnexport.deploy.engine import engine_from_bundle
 from dnexport.deploy.validate import Samples, Validated, validate_engine
-from dnexport.errors import TargetUnavailable
+from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.latency import Probe
-from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
 from dnexport.spec.metrics import Benchmark
+from dnexport.spec.preprocess import InputType
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import Bench
 from dnexport.spec.target import Target
@@ -39,15 +40,19 @@ def measure_bundle(
         progress: told of the rounds.
 
     Raises:
-        UsageError: no such target in the bundle.
+        UsageError: no such target in the bundle, or a batch outside of its profile.
         TargetUnavailable: none of its engines runs here.
     """
-    engines = [Engine(t, _engine(bundle, t), bundle.manifest.recipe.precision) for t in _runnable(bundle, target)]
+    profile = bundle.manifest.recipe.profile
+    if not profile.min_batch <= bench.batch <= profile.max_batch:
+        raise UsageError(
+            f"batch {bench.batch} lies outside of the batches {profile} that bundle {bundle.path} is built for",
+            "give a batch within, or build again with --batch",
+        )
+    engines = [engine_from_bundle(bundle, each) for each in _runnable(bundle, target)]
     if factory is None:
         progress.warn("PyTorch or the bundle's weights are not here: latency is measured without a reference")
-    images = input_from_pixels(bundle.golden().images, bundle.manifest.preprocess)
-    if len(images) < bench.batch:
-        images = np.resize(images, (bench.batch, *images.shape[1:]))
+    images = feed_from_pixels(whole_batches(bundle.golden().images, bench.batch), bundle.manifest.preprocess)
     progress.start("bench")
     began = time.monotonic()
     measured = measure_engines(engines, factory, images, bench, progress.advance)
@@ -78,9 +83,7 @@ def validate_bundle(
         progress.start(f"validate:{each}")
         began = time.monotonic()
         graph = bundle.path / "model.onnx"
-        found[str(each)] = validate_engine(
-            _engine(bundle, each), graph, each, bundle.manifest.recipe.precision, samples, progress.advance
-        )
+        found[str(each)] = validate_engine(engine_from_bundle(bundle, each), graph, samples, progress.advance)
         progress.finish(time.monotonic() - began, reused=False)
     return found
 
@@ -95,15 +98,17 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
     test = splits_from_source(data).test
     test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
 
-    def batches() -> Iterator[InputPart]:
-        for pixels in test.batches(manifest.preprocess, 64):
-            yield input_from_pixels(pixels, manifest.preprocess)
+    def batches(input_type: InputType) -> Iterator[Fed]:
+        return (
+            feed_from_pixels(pixels, manifest.preprocess)(input_type)
+            for pixels in test.batches(manifest.preprocess, 64)
+        )
 
     with Worker("running PyTorch", threads=available_threads()) as worker:
-        worker.create(
-            Probe, functools.partial(TorchSession, factory, EAGER, available_threads()), np.empty((0,), np.float32)
+        worker.create(Probe, functools.partial(TorchSession, factory, EAGER, available_threads()))
+        reference = np.concatenate(
+            [part for images in batches("float32") for part in worker.method("logits", images, 32)]
         )
-        reference = np.concatenate([part for images in batches() for part in worker.method("logits", images, 32)])
     labels, batch = test.truth(), manifest.recipe.profile.max_batch
     return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained, manifest.multi_label)
 
@@ -111,10 +116,10 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
 def golden_samples(bundle: Bundle) -> Samples:
     """The samples that travel with a bundle."""
     golden = bundle.golden()
-    images = input_from_pixels(golden.images, bundle.manifest.preprocess)
+    feed = feed_from_pixels(golden.images, bundle.manifest.preprocess)
     return Samples(
-        lambda: [images],
-        len(images),
+        lambda input_type: [feed(input_type)],
+        len(golden.images),
         golden.logits,
         golden.labels,
         bundle.manifest.recipe.profile.max_batch,
@@ -129,9 +134,3 @@ def _runnable(bundle: Bundle, target: str | None) -> list[Target]:
     runnable_target(bundle, None)  # raises where there is none
     built = [Target.parse(name) for name in bundle.reports if bundle.engine(name) is not None]
     return [each for each in built if runtime_for(each).runs(each).usable]
-
-
-def _engine(bundle: Bundle, target: Target) -> Path:
-    engine = bundle.engine(str(target))
-    assert engine is not None
-    return engine

@@ -21,28 +21,33 @@ class Chosen:
 
     Attributes:
         target: what runs it.
-        action: ``build`` it here, or ``prepare`` its lowered graph for a device that builds it.
+        action: ``build`` it here, ``prepare`` its lowered graph for a device that builds it, or ``refuse`` it.
         companion: added by ``auto`` to validate the graph here.
         reason: why it is only prepared.
+        refused: why it is refused.
     """
 
     target: Target
-    action: Literal["build", "prepare"]
+    action: Literal["build", "prepare", "refuse"]
     companion: bool = False
     reason: str = ""
+    refused: TargetUnavailable | None = None
 
 
 def chosen_targets(recipe: Recipe) -> tuple[Chosen, ...]:
-    """Resolve a recipe's targets on this machine.
+    """Resolve a recipe's targets on this machine; one that can neither be built nor prepared leaves the others alone.
 
     Raises:
-        TargetUnavailable: a named target can neither be built nor prepared, or nothing is here for ``auto``.
+        TargetUnavailable: none of the named targets can be built or prepared, or nothing is here for ``auto``.
         UsageError: a CPU target is named for fp16 without saying what it may execute.
     """
     chosen: dict[Target, Chosen] = {}
     for text in recipe.targets:
         for each in _auto(recipe.precision) if text == "auto" else (_named(Target.parse(text), recipe),):
             chosen.setdefault(each.target, each)
+    refused = [each.refused for each in chosen.values() if each.refused is not None]
+    if len(refused) == len(chosen):
+        raise refused[0]
     return tuple(chosen.values())
 
 
@@ -73,13 +78,13 @@ def _named(target: Target, recipe: Recipe) -> Chosen:
     if not availability.usable:
         if target.device == "cuda" and target.runtime in _PREPARED_ELSEWHERE:
             return Chosen(target, "prepare", reason=availability.reason)
-        raise TargetUnavailable(f"target {target} cannot work here: {availability.reason}", availability.remedy)
+        what = f"target {target} cannot work here: {availability.reason}"
+        return Chosen(target, "refuse", refused=TargetUnavailable(what, availability.remedy))
     if recipe.precision is Precision.FP16 and target.device == "cpu":
         _check_stand_in(target, runtime.execution(Precision.FP16, target), recipe.allow_execution)
     if target.runtime == "tensorrt-rtx" and recipe.precision is Precision.FP32 and "sm75" in target.capabilities:
-        raise TargetUnavailable(
-            "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)", "drop sm75 or build --fp16"
-        )
+        what = "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)"
+        return Chosen(target, "refuse", refused=TargetUnavailable(what, "drop sm75 or build --fp16"))
     return Chosen(target, "build")
 
 

@@ -6,10 +6,12 @@ round gives one ratio. The first queries after a switch are not counted: they me
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dnexport.data.images import InputBatch
+import numpy as np
+
+from dnexport.data.images import Fed
 from dnexport.measure.statistics import median, median_interval, percentile
 from dnexport.runtimes.arrays import LogitsPart
 from dnexport.runtimes.contract import Executed, Session
@@ -27,21 +29,25 @@ class Probe:
 
     Args:
         factory: opens the session.
-        images: float32 [samples, channels, height, width]; queries take them in turn.
+        images: what blocks of queries take in turn; None where only logits are asked for.
     """
 
-    def __init__(self, factory: Callable[[], Session], images: InputBatch) -> None:
+    def __init__(self, factory: Callable[[], Session], images: Fed | None = None) -> None:
         self._session = factory()
         self._images = images
         self._next = 0
 
-    def executed(self) -> Executed:
+    def executed(self, macs: Mapping[str, int]) -> Executed:
         """What arithmetic the session carries out."""
-        return self._session.executed()
+        return self._session.executed(macs)
 
-    def logits(self, images: InputBatch, batch: int) -> list[LogitsPart]:
+    def logits(self, images: Fed, batch: int) -> list[LogitsPart]:
         """Answers for all images, ``batch`` at a time, the last query smaller."""
         return [self._session(images[start : start + batch]) for start in range(0, len(images), batch)]
+
+    def values(self, images: Fed) -> dict[str, np.ndarray]:
+        """Every output of the engine for one batch."""
+        return self._session.values(images)
 
     def warm_up(self, batch: int, block_s: float) -> int:
         """Query until two blocks in a row have medians within 3 %, or six blocks; the number of queries."""
@@ -69,7 +75,8 @@ class Probe:
             times.append((time.perf_counter() - start) * 1e3)
         return times
 
-    def _query(self, batch: int) -> InputBatch:
+    def _query(self, batch: int) -> Fed:
+        assert self._images is not None
         if self._next + batch > len(self._images):
             self._next = 0
         self._next += batch

@@ -5,6 +5,18 @@ from typing import Literal
 from dnexport.spec.record import Record
 
 
+class Tap(Record):
+    """A place inside of the network: the end of the stem or of a block.
+
+    Attributes:
+        name: of the value in the graph.
+        snr_db: of the engine's values there against those the build recorded; None when equal.
+    """
+
+    name: str
+    snr_db: float | None
+
+
 class SelfTest(Record):
     """Golden samples through an engine, at batch 1 and at the profile's largest.
 
@@ -16,6 +28,7 @@ class SelfTest(Record):
         agreement: share of samples on which both name the same class, at the worst batch.
         between_db: SNR between the two batches; None when they are equal.
         passed: it is at the floor or above.
+        taps: from the input to the output, where it failed.
     """
 
     samples: int
@@ -25,6 +38,18 @@ class SelfTest(Record):
     agreement: float
     between_db: float | None
     passed: bool
+    taps: tuple[Tap, ...] = ()
+
+    @property
+    def diverges(self) -> str | None:
+        """Where a failed engine goes wrong, in words."""
+        if not self.taps:
+            return None
+        for before, tap in zip((None, *self.taps), self.taps, strict=False):
+            if tap.snr_db is not None and tap.snr_db < self.floor_db:
+                since = f"after {before.name}" if before else "between the input"
+                return f"it goes wrong {since} and at {tap.name} ({tap.snr_db:.1f} dB)"
+        return f"it is right up to {self.taps[-1].name}: what follows goes wrong, or only without taps"
 
 
 class Checked(Record):

@@ -71,7 +71,7 @@ def test_the_fp16_graph_is_40_db_in_real_half_precision(fp16: Bundle, tmp_path: 
     )
     assert snr_db(reference, session(images)) >= 40
     if "avx512_fp16" in fp16.manifest.environment.cpu_features:
-        assert session.executed().execution is Execution.F16
+        assert session.executed({}).execution is Execution.F16
 
 
 def test_int8_changes_at_most_two_digits(int8: Bundle) -> None:

@@ -28,7 +28,7 @@ def recipe(file: Path, **values: object) -> Recipe:
 
 
 def test_it_goes_the_way_of_all_graphs(file: Path, tmp_path: Path) -> None:
-    wanted = recipe(file, precision="int8", calibration={"data": "synthetic", "count": 8})
+    wanted = recipe(file, precision="int8", allow_execution="f32", calibration={"data": "synthetic", "count": 8})
     bundle = build(wanted, tmp_path / "b", Silent()).bundle
     manifest = bundle.manifest
     assert (manifest.weights.source, manifest.weights.trained, manifest.arch.family) == ("graph", True, "graph")

@@ -1,6 +1,7 @@
 """The first thing on a device: what can be used here, and does it still answer."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -59,21 +60,31 @@ def test_each_target_has_a_verdict_and_a_reason(bundle: Bundle) -> None:
         check_bundle(bundle, "onnxruntime:cpu", Silent())
 
 
-def test_an_engine_that_computes_something_else_fails_the_self_test(bundle: Bundle, tmp_path: Path) -> None:
-    """A weight of the classifier is lost; the digests are those of the damaged file."""
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("features.denseblock1.denselayer1.conv2.weight", r"it goes wrong between the input and at \S+ \("),
+        ("features.denseblock2.denselayer1.conv2.weight", r"it goes wrong after \S+ and at \S+ \("),
+        ("classifier.weight", r"it is right up to mean: what follows goes wrong, or only without taps"),
+    ],
+)
+def test_an_engine_that_computes_something_else_fails_and_says_where(
+    bundle: Bundle, tmp_path: Path, weight: str, words: str
+) -> None:
+    """A weight is damaged; the digests are those of the damaged file."""
     path = copied(bundle, tmp_path / "damaged")
     engine = path / "targets" / "openvino-cpu" / "model.onnx"
     model = onnx.load(engine)
-    weight = next(each for each in model.graph.initializer if each.name == "classifier.weight")
-    array = onnx.numpy_helper.to_array(weight).copy()
-    array[:5] = 0
-    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    (found,) = [each for each in model.graph.initializer if each.name == weight]
+    found.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(found) * np.float32(-2), found.name))
     onnx.save(model, engine)
     write_manifest(path, bundle.manifest)
     (checked,) = check_bundle(Bundle.open(path), "openvino:cpu", Silent())
     assert checked.verdict == "load"
     assert not checked.self_test.passed
     assert checked.self_test.snr_db < checked.self_test.floor_db
+    assert re.match(words, checked.self_test.diverges), checked.self_test.diverges
+    assert [tap.name for tap in checked.self_test.taps] == list(bundle.taps())
 
 
 def test_what_must_be_built_here_says_how(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from dnexport.data.images import input_from_pixels
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.validate import (
     CROSS_CHECK_FLOOR_DB,
     INT8_PARITY_FLOOR_DB,
@@ -73,25 +74,25 @@ def test_int8_of_random_weights_is_judged_by_the_second_runtime_only(
     elsewhere = -graph_logits(tiny_graph, images)  # as far from the engine's as INT8 can come in a deep random net
     labels = np.full(8, -1)
     target = Target.parse("onnxruntime:cpu")
-    untrained = Samples(lambda: [images], 8, elsewhere, labels, 4, trained=False)
-    found = validate_engine(tiny_graph, tiny_graph, target, Precision.INT8, untrained, lambda *_: None)
+    untrained = Samples(lambda _: [images], 8, elsewhere, labels, 4, trained=False)
+    found = validate_engine(Engine(target, tiny_graph, Precision.INT8), tiny_graph, untrained, lambda *_: None)
     assert found.accuracy.snr_db < INT8_PARITY_FLOOR_DB
     trained = dataclasses.replace(untrained, trained=True)
     with pytest.raises(ParityFailed, match="where at least 6 dB are expected"):
-        validate_engine(tiny_graph, tiny_graph, target, Precision.INT8, trained, lambda *_: None)
+        validate_engine(Engine(target, tiny_graph, Precision.INT8), tiny_graph, trained, lambda *_: None)
     with pytest.raises(ParityFailed, match="where at least 60 dB are expected"):
-        validate_engine(tiny_graph, tiny_graph, target, Precision.FP32, untrained, lambda *_: None)
+        validate_engine(Engine(target, tiny_graph, Precision.FP32), tiny_graph, untrained, lambda *_: None)
 
 
 def test_a_real_engine_of_another_network_is_refused(tiny_graph: Path, tmp_path: Path) -> None:
     images = input_from_pixels(tiny_pixels(12), TINY_PREPROCESS)
     reference = graph_logits(tiny_graph, images)
-    samples = Samples(lambda: [images[:5], images[5:]], 12, reference, np.full(12, -1), 4)
+    samples = Samples(lambda _: [images[:5], images[5:]], 12, reference, np.full(12, -1), 4)
     engine = tmp_path / "model.onnx"
     shutil.copy(tiny_graph, engine)
     target = Target.parse("onnxruntime:cpu")
     done: list[tuple[int, int]] = []
-    found = validate_engine(engine, engine, target, Precision.FP32, samples, lambda *step: done.append(step))
+    found = validate_engine(Engine(target, engine, Precision.FP32), engine, samples, lambda *step: done.append(step))
     assert found.accuracy.agreement == 1
     assert found.executed.execution is Execution.F32
     assert done == [(5, 12), (12, 12)]
@@ -100,4 +101,4 @@ def test_a_real_engine_of_another_network_is_refused(tiny_graph: Path, tmp_path:
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
     onnx.save(model, engine)
     with pytest.raises(ParityFailed, match="try another target or version"):
-        validate_engine(engine, engine, target, Precision.FP32, samples, lambda *_: None)
+        validate_engine(Engine(target, engine, Precision.FP32), engine, samples, lambda *_: None)

@@ -6,9 +6,7 @@ import pytest
 
 from dnexport.measure.environment import environment
 from dnexport.measure.latency import LEAST_QUERIES, Blocks, Probe, alternate, ratio_from_blocks
-from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.isolate import Worker
-from dnexport.spec.precision import Execution
 
 IMAGES = np.arange(5 * 4, dtype=np.float32).reshape(5, 1, 2, 2)
 
@@ -24,9 +22,6 @@ class Sleeper:
         while time.perf_counter() < end:
             pass
         return images.reshape(len(images), -1)
-
-    def executed(self) -> Executed:
-        return Executed(Execution.F32, "it sleeps", {})
 
 
 def worker(milliseconds: float) -> Worker:

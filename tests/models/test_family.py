@@ -11,6 +11,7 @@ from dnexport.calibrate.quantize import quantize
 from dnexport.calibrate.rounding import rounded_weights
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.validate import Samples, validate_engine
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path, save_model
@@ -19,6 +20,7 @@ from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv, converted
 from dnexport.models.export import compare_graphs, export_onnx, reference_logits
 from dnexport.models.zoo import module_from_arch, module_from_seed
+from dnexport.runtimes.contract import BuildOptions
 from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.archs import NAMED, AnyArch, CondenseNetArch
 from dnexport.spec.precision import Precision
@@ -107,12 +109,11 @@ def test_engines_are_the_network(name: str, precision: Precision, target: str, g
     parsed = Target.parse(target)
     apply(passes_for(precision, parsed), model)
     save_model(model, tmp_path / "model.onnx")
-    OnnxRuntime().compile(tmp_path / "model.onnx", tmp_path, parsed, Profile(), precision)
+    OnnxRuntime().compile(tmp_path / "model.onnx", tmp_path, parsed, BuildOptions(Profile(), precision))
     images = batch(32, seed=3)
-    samples = Samples(lambda: [images], 32, reference_logits(module, images), torch.full((32,), -1).numpy(), 8)
-    found = validate_engine(
-        tmp_path / "model.onnx", tmp_path / "model.onnx", parsed, precision, samples, lambda *_: None
-    )
+    samples = Samples(lambda _: [images], 32, reference_logits(module, images), torch.full((32,), -1).numpy(), 8)
+    engine = Engine(parsed, tmp_path / "model.onnx", precision)
+    found = validate_engine(engine, tmp_path / "model.onnx", samples, lambda *_: None)
     assert found.accuracy.snr_db is None or found.accuracy.snr_db > (10 if precision is Precision.INT8 else 20)
 
 

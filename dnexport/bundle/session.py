@@ -1,0 +1,172 @@
+"""Run a bundle's engine in the caller's process: pictures in, logits out.
+
+    with Bundle.open(path).session() as session:
+        logits = session(images)
+
+Vendor code that crashes takes its process with it, so an engine is first tried in a child process. That it answered is
+remembered per engine, library and device; a machine that has no place to remember tries it each time.
+"""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from dnexport.data.images import PixelBatch, Pixels, feed_from_pixels, pixels_from_file, pixels_from_image
+from dnexport.errors import BadInput, TargetUnavailable, UsageError
+from dnexport.runtimes.arrays import Logits, LogitsPart, whole_batches
+from dnexport.runtimes.cache import cache_folder
+from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.isolate import Worker
+from dnexport.runtimes.registry import open_session, runtime_for, session_options
+from dnexport.spec.record import nearest
+from dnexport.spec.target import Target
+
+if TYPE_CHECKING:
+    from dnexport.bundle.verify import Bundle
+
+Picture = Path | str | Image.Image | np.ndarray
+
+
+class BundleSession:
+    """An engine of a bundle, loaded; threads may share it.
+
+    Args:
+        bundle: verified.
+        target: one of its targets; None for the first that runs here.
+        threads: of a CPU runtime; all where it is None.
+        streams: queries that a CPU runtime works on at a time.
+
+    Attributes:
+        target: what runs it.
+    """
+
+    def __init__(
+        self, bundle: "Bundle", target: str | None = None, *, threads: int | None = None, streams: int = 1
+    ) -> None:
+        self.target = runnable_target(bundle, target)
+        recipe = bundle.manifest.recipe
+        self._preprocess, self._profile = bundle.manifest.preprocess, recipe.profile
+        engine = bundle.engine(str(self.target))
+        digest = bundle.reports[str(self.target)].engine_digest
+        assert engine is not None
+        cache = cache_folder("engines") / (digest or "unnamed")[:24]
+        options = session_options(recipe.precision, self.target, threads, streams, cache)
+        _try_once(engine, digest, self.target, options)
+        self._session = open_session(engine, self.target, options)
+        concurrent = runtime_for(self.target).concurrent
+        self._turn: contextlib.AbstractContextManager[object] = (
+            contextlib.nullcontext() if concurrent else threading.Lock()
+        )
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Logits:
+        """Logits, float32 [images, classes].
+
+        Args:
+            images: one picture or several: paths and Pillow images, which are brought to the network's input as the
+                bundle says; or uint8 arrays that have its size already, [height, width, channels] or [batch, height,
+                width, channels], in the bundle's order of channels.
+
+        Raises:
+            DataError: a file cannot be decoded.
+            BadInput: an array of another type or shape, or nothing.
+        """
+        feed = feed_from_pixels(self._pixels(images), self._preprocess)
+        fed = feed(self._session.input_type)
+        largest, least = self._profile.max_batch, self._profile.min_batch
+        if least <= len(fed) <= largest:
+            with self._turn:
+                return self._session(fed)
+        parts: list[LogitsPart] = []
+        for start in range(0, len(fed), largest):
+            part = fed[start : start + largest]
+            padded = part if len(part) >= least else whole_batches(part, least)
+            with self._turn:
+                parts.append(self._session(padded)[: len(part)])
+        logits: Logits = np.concatenate(parts)
+        return logits
+
+    def close(self) -> None:
+        """Give back what the engine holds; the second call does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> "BundleSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pixels(self, images: Picture | Sequence[Picture]) -> PixelBatch:
+        if isinstance(images, np.ndarray):
+            return self._checked(images if images.ndim == 4 else images[None])
+        pictures = [images] if isinstance(images, Path | str | Image.Image) else list(images)
+        if not pictures:
+            raise BadInput("there is no picture to answer for", "give at least one")
+        return np.stack([self._one(picture) for picture in pictures])
+
+    def _one(self, picture: Picture) -> Pixels:
+        if isinstance(picture, np.ndarray):
+            one: Pixels = self._checked(picture[None])[0]
+            return one
+        if isinstance(picture, Image.Image):
+            return pixels_from_image(picture, self._preprocess)
+        return pixels_from_file(Path(picture), self._preprocess)
+
+    def _checked(self, pixels: np.ndarray) -> PixelBatch:
+        shape = (*self._preprocess.input_size, self._preprocess.planes)
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != shape or not len(pixels):
+            raise BadInput(
+                f"an array of pixels is uint8 [batch, {', '.join(map(str, shape))}] and not {pixels.dtype}"
+                f" {list(pixels.shape)}",
+                "give Image.fromarray(array) where it has to be resized",
+            )
+        return pixels
+
+
+def runnable_target(bundle: "Bundle", name: str | None) -> Target:
+    """The named target of a bundle, or the first whose engine runs on this machine.
+
+    Raises:
+        UsageError: the bundle has no engine for that name.
+        TargetUnavailable: it, or every one, cannot run here.
+    """
+    built = [target for target in bundle.reports if bundle.engine(target) is not None]
+    if name is not None:
+        text = str(Target.parse(name))
+        if text not in built:
+            raise UsageError(f"bundle {bundle.path} has no engine for '{name}'", nearest(text, built))
+        built = [text]
+    refused = []
+    for text in built:
+        target = Target.parse(text)
+        availability = runtime_for(target).runs(target)
+        if availability.usable:
+            return target
+        refused.append(f"{text}: {availability.reason}")
+    raise TargetUnavailable(
+        f"no engine of bundle {bundle.path} runs here ({'; '.join(refused) or 'it has none'})", "see 'dnexport doctor'"
+    )
+
+
+def _try_once(engine: Path, digest: str | None, target: Target, options: SessionOptions) -> None:
+    """Let a child process load the engine, unless one has done so before.
+
+    Raises:
+        BuildFailed: the runtime refuses it.
+        WorkerCrashed: it crashes or hangs.
+    """
+    runtime = runtime_for(target)
+    identity = (digest, str(target), runtime.runs(target).reason, options.execution, options.threads, options.streams)
+    mark = cache_folder("tried") / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+    if mark.exists():
+        return
+    with Worker(f"loading {target}", env=runtime.environment(target), threads=options.threads) as worker:
+        worker.create(open_session, engine, target, options)
+    with contextlib.suppress(OSError):  # a read-only home is no reason to fail
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()

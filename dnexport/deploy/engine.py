@@ -1,0 +1,64 @@
+"""An engine and what is needed to open it, in a worker of its own."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dnexport.bundle.verify import Bundle
+from dnexport.data.images import Fed
+from dnexport.measure.latency import Probe
+from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.isolate import Worker
+from dnexport.runtimes.registry import open_session, runtime_for, session_options
+from dnexport.spec.precision import Precision
+from dnexport.spec.preprocess import InputType
+from dnexport.spec.target import Target
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine file.
+
+    Attributes:
+        target: what runs it.
+        file: where it lies.
+        precision: asked for.
+        input_type: what it is fed.
+        macs: multiply-adds an image of its convolutions, by name, as far as they are known.
+    """
+
+    target: Target
+    file: Path
+    precision: Precision
+    input_type: InputType = "float32"
+    macs: Mapping[str, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def probe(self, label: str, images: Fed | None = None, threads: int | None = None) -> Iterator[Worker]:
+        """A worker that holds a `Probe` of this engine.
+
+        Args:
+            label: what the worker does, for messages: ``running`` or ``measuring``.
+            images: that blocks of queries take in turn; none where only logits are asked for.
+            threads: of the runtime; all where it is None.
+
+        Raises:
+            TargetUnavailable: the runtime is not here.
+            BuildFailed: it refuses the engine.
+            WorkerCrashed: it crashes.
+        """
+        options = session_options(self.precision, self.target, threads or available_threads())
+        environment = runtime_for(self.target).environment(self.target)
+        with Worker(f"{label} {self.target}", env=environment, threads=options.threads) as worker:
+            worker.create(Probe, functools.partial(open_session, self.file, self.target, options), images)
+            yield worker
+
+
+def engine_from_bundle(bundle: Bundle, target: Target) -> Engine:
+    """The engine that a bundle has of a target; it must have one."""
+    file, report, recipe = bundle.engine(str(target)), bundle.reports[str(target)], bundle.manifest.recipe
+    assert file is not None
+    macs = report.census.conv_macs if report.census is not None else {}
+    return Engine(target, file, recipe.precision, recipe.input, macs)

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from dnexport.data.images import input_from_pixels
+from dnexport.graph.contract import apply, model_from_path
+from dnexport.graph.insert_qdq import InsertQdq, quantization_points
+from dnexport.graph.passes_for import canonical_passes, passes_for
+from dnexport.graph.taps import tap_names
+from dnexport.models.export import export_onnx
+from dnexport.models.zoo import module_from_arch
+from dnexport.runtimes.onnxruntime import float_session
+from dnexport.runtimes.taps import tapped
+from dnexport.spec.precision import Precision
+from dnexport.spec.quantization import Range
+from dnexport.spec.target import Target
+from tests.graph.test_insert_qdq import table
+from tests.networks import FAMILY, TINY_PREPROCESS, tiny_pixels
+
+TARGETS = ("onnxruntime:cpu", "openvino:cpu", "tensorrt")
+
+
+def side(model: ir.Model, name: str) -> int:
+    (value,) = [output for node in model.graph for output in node.outputs if output.name == name]
+    return int(value.shape[2])
+
+
+def test_a_densenet_is_cut_at_the_end_of_each_block(tiny_graph: Path) -> None:
+    model = model_from_path(tiny_graph)
+    names = tap_names(model, [model])
+    assert [side(model, name) for name in names] == [16, 8, 1]
+    ends = [next(n for n in model.graph if n.outputs[0].name == name).op_type for name in names]
+    assert ends == ["Conv", "Relu", "ReduceMean"]  # the transition, the last norm, the pool
+
+
+@pytest.mark.parametrize("family", sorted(FAMILY))
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_taps_mean_the_same_in_every_lowered_graph(family: str, precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = input_from_pixels(tiny_pixels(4).repeat(2, 1).repeat(2, 2), TINY_PREPROCESS)
+    export_onnx(module_from_arch(FAMILY[family]).eval(), images, tmp_path / "model.onnx")
+
+    def canonical() -> ir.Model:
+        model = model_from_path(tmp_path / "model.onnx")
+        apply(canonical_passes(), model)
+        if precision is Precision.INT8:
+            ranges = dict.fromkeys(quantization_points(model), Range(lo=-6, hi=6))
+            apply((InsertQdq(table(ranges)),), model)
+        return model
+
+    lowered = []
+    for name in TARGETS:
+        model = canonical()
+        apply(passes_for(precision, Target.parse(name)), model)
+        lowered.append(model)
+    names = tap_names(canonical(), lowered)
+    assert len(names) >= 3
+
+    def values(model: ir.Model) -> list[np.ndarray]:
+        session = float_session(tapped(ir.to_proto(model).SerializeToString(), names))
+        return session.run(names, {"input": images})
+
+    expected = values(canonical())
+    for target, model in zip(TARGETS, lowered, strict=True):
+        for name, there, here in zip(names, expected, values(model), strict=True):
+            noise = np.abs(here.astype(np.float32) - there).max() / np.abs(there).max()
+            assert noise < (0.06 if precision is Precision.INT8 else 0.02), (target, name)
