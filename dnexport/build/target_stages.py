@@ -26,7 +26,8 @@ from dnexport.deploy.validate import (
 )
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import accuracy_from_logits
-from dnexport.measure.environment import machine_identity
+from dnexport.measure.environment import machine_identity, package_versions
+from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.taps import sampled, tapped
 from dnexport.spec.metrics import Accuracy, Census, PrecisionProof, TargetReport
@@ -83,6 +84,7 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
                 "file": f"targets/{chosen.target.slug}/{engine.file.name}",
                 "bytes": engine.file.stat().st_size,
                 "engine_digest": digest_from_file(engine.file),
+                "built_with": package_versions() | gpu_identity(),
                 "proof": _PROOF.validate_json((compiled / "compiled.json").read_bytes()),
             }
         )

@@ -19,6 +19,7 @@ from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import snr_db
 from dnexport.measure.environment import package_versions
 from dnexport.runtimes.arrays import whole_batches
+from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.check import Checked, SelfTest, Tap
 from dnexport.spec.metrics import TargetReport
@@ -78,15 +79,46 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
     if free is not None and free < needed:
         reason = f"{free / 1e6:.0f} MB of memory are free, and about {needed / 1e6:.0f} MB are needed"
         return Checked(target=name, verdict="never", reason=reason, remedy="free some memory")
+    if (other := _another_build(bundle, name)) is not None:
+        return Checked(target=name, verdict="rebuild", reason=other, remedy=compiling)
     package = package_of(target)
-    built_with = report.built_with or bundle.manifest.environment.versions
-    here, there = package_versions().get(package), built_with.get(package)
-    if here != there and target.runtime in ("tensorrt", "tensorrt-rtx"):
-        reason = f"the plan is of {package} {there}, here is {here}"
-        return Checked(target=name, verdict="rebuild", reason=reason, remedy=compiling)
+    here, there = package_versions().get(package), _built_with(bundle, name).get(package)
     reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
     warnings = warnings_about(target, bundle.manifest.recipe.precision, package_versions())
-    return Checked(target=name, verdict="load", reason=reason, warnings=warnings)
+    return Checked(target=name, verdict="load", reason=reason, warnings=(*warnings, *_older_driver(bundle, name)))
+
+
+def _another_build(bundle: Bundle, name: str) -> str | None:
+    """Why a plan is not one for this machine: plans are native code, of one library and one kind of GPU."""
+    target, engine = Target.parse(name), bundle.engine(name)
+    if target.runtime not in ("tensorrt", "tensorrt-rtx") or engine is None:
+        return None
+    package, built_with = package_of(target), _built_with(bundle, name)
+    here, there = package_versions().get(package), built_with.get(package)
+    compatible = bundle.manifest.recipe.engine
+    if here != there and not compatible.version_compatible:
+        return f"the plan is of {package} {there}, here is {here}"
+    of, found = built_with.get("capability"), gpu_identity().get("capability")
+    portable = target.runtime == "tensorrt-rtx" or compatible.hardware_compatibility != "none"
+    if of is not None and found != of and not portable:
+        return f"the plan is of a GPU of {of} ({built_with.get('gpu')}), here is {found}"
+    return runtime_for(target).judges(engine)
+
+
+def _older_driver(bundle: Bundle, name: str) -> tuple[str, ...]:
+    of, here = _built_with(bundle, name).get("driver"), gpu_identity().get("driver")
+    if Target.parse(name).device != "cuda" or of is None or here is None or _major(here) >= _major(of):
+        return ()
+    return (f"the driver {here} is older than {of}, with which the engine was built",)
+
+
+def _major(version: str) -> int:
+    digits = version.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _built_with(bundle: Bundle, name: str) -> dict[str, str]:
+    return bundle.reports[name].built_with or bundle.manifest.environment.versions
 
 
 def _tried(bundle: Bundle, checked: Checked) -> Checked:

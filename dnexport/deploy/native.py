@@ -17,6 +17,7 @@ from dnexport.deploy.remeasure import golden_samples
 from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
 from dnexport.measure.environment import package_versions
+from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import TargetReport
 from dnexport.spec.progress import Progress
@@ -69,7 +70,7 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         "bytes": engine.stat().st_size,
         "engine_digest": digest_from_file(engine),
         "proof": compiled.proof,
-        "built_with": package_versions(),
+        "built_with": package_versions() | gpu_identity(),
         "notes": ("built on the machine it runs on",),
     }
     if runtime_for(target).runs(target).usable:

@@ -180,5 +180,8 @@ class Runtime(Protocol):
     def compile(self, graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
         """Build an engine from a lowered graph into ``folder``."""
 
+    def judges(self, engine: Path) -> str | None:
+        """Why an engine does not load here, as far as that can be told without loading it; None if it may."""
+
     def load(self, engine: Path, target: Target, options: SessionOptions) -> Session:
         """Open an engine."""

@@ -20,6 +20,12 @@ def gpu_capabilities() -> list[str]:
     return [f"sm{match[1]}{match[2]}" for match in found if match]
 
 
+def gpu_identity() -> dict[str, str]:
+    """Name, compute capability and driver of the first GPU; empty where none is."""
+    fields = {"gpu": gpu_names(), "capability": gpu_capabilities(), "driver": _listed("driver_version")}
+    return {field: found[0] for field, found in fields.items() if found}
+
+
 def _listed(field: str) -> list[str]:
     """One line a GPU. CUDA shows a program no GPU where ``CUDA_VISIBLE_DEVICES`` is set and empty."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):

@@ -91,6 +91,9 @@ class OnnxRuntime:
             session(session.zeros(batch))
         return Compiled(engine)
 
+    def judges(self, engine: Path) -> None:
+        """Nothing is known before it is loaded."""
+
     def load(self, engine: Path, target: Target, options: SessionOptions) -> "OnnxRuntimeSession":
         """Open a graph on the target's provider.
 

@@ -64,6 +64,9 @@ class Torch:
         availability = self.builds(target)
         raise TargetUnavailable(f"target {target} cannot be built: {availability.reason}", availability.remedy)
 
+    def judges(self, engine: Path) -> None:
+        """Nothing is known before it is loaded."""
+
     def load(self, engine: Path, target: Target, options: SessionOptions) -> Session:
         """Refused: a module comes from a factory (`TorchSession`)."""
         del engine, options

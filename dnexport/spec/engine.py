@@ -11,7 +11,7 @@ class EngineOptions(Record):
     """The ``[engine]`` part of a recipe.
 
     Attributes:
-        workspace_mb: most GPU memory that a kernel may use beside tensors, in MB (10⁶ bytes); None leaves it to the builder.
+        workspace_mb: most GPU memory that a kernel may use beside tensors, in 10⁶ bytes; None leaves it to the builder.
         optimization_level: 0 (fast build) to 5 (every kernel tried); None takes the library's default.
         hardware_compatibility: which other GPUs a plan of ``tensorrt`` runs on; each step costs speed.
         version_compatible: a plan of ``tensorrt`` that later versions load too, with the lean runtime in it.

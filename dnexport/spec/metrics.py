@@ -199,7 +199,7 @@ class TargetReport(Record):
         cross_check: against another runtime, INT8 only.
         benchmark: latency.
         notes: what a reader should know.
-        built_with: versions of the packages that built the engine.
+        built_with: versions of the packages that built the engine, and ``gpu``, ``capability`` and ``driver`` there.
     """
 
     target: str

@@ -94,6 +94,26 @@ def test_a_replacement_interrupted_between_its_renames_is_undone(bundle: Path) -
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 
 
+def test_a_digest_had_by_another_way_pins_the_bundle(bundle: Path) -> None:
+    digest = Bundle.open(bundle).digest
+    assert Bundle.open(bundle, digest).digest == Bundle.open(bundle, f"SHA256:{digest.upper()}").digest == digest
+    write_bundle(bundle, b"newer")  # whole, and signed by nobody
+    with pytest.raises(IntegrityError, match=f"has the digest [0-9a-f]{{64}}, not {digest}; get the bundle again"):
+        Bundle.open(bundle, digest)
+
+
+def test_two_processes_do_not_write_one_bundle(bundle: Path) -> None:
+    with subprocess.Popen(["sleep", "30"]) as other:
+        partial = bundle.with_name(f".bundle.{other.pid}.partial")
+        partial.mkdir()
+        with pytest.raises(UsageError, match=rf"is being written by process {other.pid}; wait for it"), staging(bundle):
+            pass
+        other.kill()
+        other.wait()
+    write_bundle(bundle, b"newer")  # that process is gone
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
 WRITER = """
 import sys, time
 from pathlib import Path

@@ -1,5 +1,6 @@
 """The first thing on a device: what can be used here, and does it still answer."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -100,6 +101,44 @@ def test_what_must_be_built_here_says_how(bundle: Bundle, monkeypatch: pytest.Mo
     other = judged(bundle, RTX)
     assert other.verdict == "rebuild"
     assert "here is 99" in other.reason
+
+
+def test_a_plan_of_another_gpu_is_built_again_and_an_older_driver_said(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan of TensorRT that was built on an A100; what stands for it here is the RTX plan's file."""
+    from dnexport.runtimes.contract import Availability
+    from dnexport.runtimes.tensorrt import TensorRT
+
+    there = {"gpu": "A100", "capability": "sm80", "driver": "580.65"}
+    report = bundle.reports[RTX].model_copy(
+        update={"target": "tensorrt", "built_with": {"tensorrt": "11.4.1", **there}}
+    )
+    native = dataclasses.replace(bundle, reports={"tensorrt": report})
+    monkeypatch.setattr(TensorRT, "runs", lambda *_: Availability(True, "tensorrt 11.4.1"))
+    monkeypatch.setattr("dnexport.deploy.check.package_versions", lambda: {"tensorrt": "11.4.1"})
+    monkeypatch.setattr("dnexport.deploy.check.gpu_identity", lambda: {**there, "capability": "sm87"})
+    other = judged(native, "tensorrt")
+    assert (other.verdict, other.reason) == ("rebuild", "the plan is of a GPU of sm80 (A100), here is sm87")
+    monkeypatch.setattr("dnexport.deploy.check.gpu_identity", lambda: {**there, "driver": "535.183"})
+    older = judged(native, "tensorrt")
+    assert older.verdict == "load"
+    assert older.warnings == ("the driver 535.183 is older than 580.65, with which the engine was built",)
+
+
+def test_a_plan_whose_header_is_damaged_is_built_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dnexport.runtimes.contract import Availability
+    from dnexport.runtimes.tensorrt import TensorRT
+
+    path = copied(bundle, tmp_path / "cut")
+    plan = path / "targets" / "tensorrt-rtx-sm86" / "engine.plan"
+    plan.write_bytes(plan.read_bytes()[:20])
+    write_manifest(path, bundle.manifest)
+    monkeypatch.setattr(TensorRT, "runs", lambda *_: Availability(True, "tensorrt_rtx"))
+    checked = judged(Bundle.open(path), RTX)
+    assert (checked.verdict, checked.reason) == ("rebuild", "the file is damaged")
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(bundle: Bundle) -> None:

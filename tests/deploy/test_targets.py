@@ -87,6 +87,14 @@ def test_other_targets_that_are_not_here_are_refused(machine: object) -> None:
             chosen("fp16", target)
 
 
+def test_one_that_is_refused_does_not_lose_the_others(machine: object) -> None:
+    machine(onnxruntime=True)
+    recipe = Recipe(name="r", arch="densenet121", precision="fp32", targets=("openvino:cpu", "onnxruntime:cpu"))
+    refused, built = chosen_targets(recipe)
+    assert (refused.action, built.action) == ("refuse", "build")
+    assert str(refused.refused) == "target openvino:cpu cannot work here: not here; get it"
+
+
 def test_a_cpu_stand_in_for_fp16_must_be_allowed_by_name(machine: object) -> None:
     machine(openvino=True, onnxruntime=True)
     with pytest.raises(

@@ -25,7 +25,10 @@ def test_a_stored_recipe_reads_back_equal(recipe: Recipe) -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "engines").glob("*.toml")), ids=lambda p: p.name)
+RECIPES = sorted(path for path in (Path(__file__).parents[2] / "engines").glob("*.toml") if path.name != "fleets.toml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_committed_recipes_are_valid(path: Path) -> None:
     assert recipe_from_values(recipe_from_toml(path), str(path)).name == path.stem
 

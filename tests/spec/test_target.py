@@ -53,3 +53,8 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
         assert Target.parse(str(Target.parse(text))) == Target.parse(text)
     except UsageError as error:
         assert repr(text)[1:-1] in str(error) or text in str(error)
+
+
+def test_dla_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"asks for DLA, which takes no dynamic batch.*; name tensorrt, which runs"):
+        Target.parse("tensorrt:dla0")
