@@ -25,6 +25,7 @@ def test_a_wheel_ships_the_package_and_nothing_else(root: Path, tmp_path: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"dnexport", "dnexport-0.1.0.dist-info"}
     assert "dnexport/report/page.html.j2" in names
+    assert "dnexport/spec/fleets.toml" in names
     assert "dnexport-0.1.0.dist-info/licenses/LICENSE" in names
 
 

@@ -27,7 +27,8 @@ def build(
         typer.Option(help="auto, or tensorrt-rtx:sm86+sm89, openvino:cpu, …; may be repeated.", show_default="auto"),
     ] = None,
     allow_execution: Annotated[
-        o.AllowedExecution | None, typer.Option(help="What a CPU target may execute for fp16.", show_default=False)
+        list[o.AllowedExecution] | None,
+        typer.Option(help="What a CPU target may execute instead; may be repeated.", show_default=False),
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Batch sizes min..opt..max.", show_default="1..1..8")] = None,
     input_type: Annotated[
@@ -83,7 +84,7 @@ def build(
             "input": input_type.value if input_type else None,
             "precision": flags.precision_from_flags(fp32, fp16, int8),
             "targets": target,
-            "allow_execution": allow_execution.value if allow_execution else None,
+            "allow_execution": [each.value for each in allow_execution or ()] or None,
             "calibration_table": calibration_table,
             "calibration": flags.calibration_from_flags(calibration_data, calibration_images, observer),
             "quantization": flags.quantization_from_flags(placement, min_snr, max_drop, plan),

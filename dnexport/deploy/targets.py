@@ -1,5 +1,6 @@
 """Which targets a build makes, and what each may execute: asked for is built or refused, never quietly replaced."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,13 +89,13 @@ def _named(target: Target, recipe: Recipe) -> Chosen:
     return Chosen(target, "build")
 
 
-def _check_stand_in(target: Target, execution: Execution, allowed: str | None) -> None:
-    if allowed is None:
+def _check_stand_in(target: Target, execution: Execution, allowed: Sequence[str]) -> None:
+    if not allowed:
         raise UsageError(
             f"target {target} would execute fp16 as {execution}", f"say --allow-execution {execution} if that is meant"
         )
-    if allowed != execution.value:
+    if execution.value not in allowed:
         raise UsageError(
-            f"target {target} executes {execution} on this machine, and {allowed} was allowed",
+            f"target {target} executes {execution} on this machine, and {' and '.join(allowed)} was allowed",
             f"say --allow-execution {execution}",
         )

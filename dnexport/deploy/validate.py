@@ -4,9 +4,10 @@ The floors are for gross errors: an engine below them computes another network. 
 is the user's budget, not a floor.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import Accuracy, CrossCheck, decibel_text
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.preprocess import InputType
+from dnexport.spec.recipe import StandIn
 from dnexport.spec.target import Target
 
 # Centred SNR in decibel, below what any network of the family shows, trained or random: f32 92 and more, f16 28 to 58,
@@ -33,8 +35,6 @@ INT8_PARITY_FLOOR_DB = 6.0
 # A deep network of random weights turns rounding into noise: dpn98 is at 19 dB in f16, dpn92 at 6 dB in bf16. What
 # computes something else is still below these.
 UNTRAINED_FLOORS_DB = {Execution.F16: 8.0, Execution.BF16: 0.0}
-# What ``allow_execution`` may name.
-ALLOWED = ("bf16", "f32")
 # Two runtimes on one INT8 graph: 48 dB on a trained net of 40 layers. In deeper nets one code that rounds the other way
 # changes codes in every later layer, so that two right answers can be as far apart as INT8 is from FP32; then both are
 # equally near to PyTorch, and a runtime that miscomputes is not.
@@ -116,7 +116,7 @@ def engine_logits(engine: Engine, samples: Samples, tick: Callable[[int, int], N
     return np.concatenate(parts), executed
 
 
-def check_execution(target: Target, precision: Precision, executed: Executed, allowed: str | None) -> None:
+def check_execution(target: Target, precision: Precision, executed: Executed, allowed: Sequence[str]) -> None:
     """Refuse an engine that computes in something else than what was asked for.
 
     Args:
@@ -129,8 +129,10 @@ def check_execution(target: Target, precision: Precision, executed: Executed, al
         BuildFailed: it executes neither.
     """
     asked = runtime_for(target).execution(precision, target)
-    if executed.execution is not asked and executed.execution.value != allowed:
-        say = f", or say --allow-execution {executed.execution}" if executed.execution.value in ALLOWED else ""
+    if executed.execution is not asked and executed.execution.value not in allowed:
+        say = (
+            f", or say --allow-execution {executed.execution}" if executed.execution.value in get_args(StandIn) else ""
+        )
         raise BuildFailed(
             f"{target} executes {executed.execution} where {asked} was asked for ({executed.proof.statement})",
             f"build for another target or precision{say}",

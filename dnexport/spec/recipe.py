@@ -27,6 +27,7 @@ else:
 
 WEIGHT_WORDS = ("auto", "pretrained", "random")
 DATA_WORDS = ("digits", "synthetic")
+StandIn = Literal["bf16", "f32"]
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -77,7 +78,7 @@ class Recipe(Record):
         data: ``digits`` or a folder (class folders, or ``train`` and ``val`` or ``test`` with class folders).
         precision: what the engines are asked to run in.
         targets: where they run.
-        allow_execution: what a CPU stand-in for fp16 may execute, where such a target is named.
+        allow_execution: what a CPU target that is named may execute in place of fp16, or of int8.
         batch: profile as ``min..opt..max``.
         input: what the engines are fed: normalised ``float32`` images, or ``uint8`` pixels as they are.
         preprocess: what the checkpoint does not say.
@@ -99,7 +100,7 @@ class Recipe(Record):
     data: str | None = None
     precision: Precision = Precision.FP16
     targets: tuple[str, ...] = ("auto",)
-    allow_execution: Literal["bf16", "f32"] | None = None
+    allow_execution: tuple[StandIn, ...] = ()
     batch: str = str(Profile())
     input: InputType = "float32"
     preprocess: PreprocessChoice = PreprocessChoice()
@@ -108,6 +109,11 @@ class Recipe(Record):
     quantization: Quantization = Quantization()
     engine: EngineOptions = EngineOptions()
     bench: Bench = Bench()
+
+    @field_validator("allow_execution", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value if value is not None else ()
 
     @field_validator("batch")
     @classmethod

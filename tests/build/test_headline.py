@@ -17,7 +17,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float, float,
 
 def test_the_document_is_the_contract(built: tuple[dict, float, float, Path]) -> None:
     document, _, _, folder = built
-    assert set(document) == {"schema", "status", "bundle", "weights", "reference", "targets", "stages", "warnings"}
+    assert set(document) == {
+        "schema",
+        "status",
+        "bundle",
+        "digest",
+        "weights",
+        "reference",
+        "targets",
+        "stages",
+        "warnings",
+    }
     assert document["status"] == "ok"
     assert document["bundle"] == str(folder / "engines" / "built" / "densenet121-fp16")
     assert document["weights"] == {"source": "random", "trained": False}

@@ -14,7 +14,11 @@ YES = Availability(True, "here")
 
 def chosen(precision: str, *targets: str, allow: str | None = None) -> list[tuple[str, str, bool]]:
     recipe = Recipe(
-        name="r", arch="densenet121", precision=precision, targets=targets or ("auto",), allow_execution=allow
+        name="r",
+        arch="densenet121",
+        precision=precision,
+        targets=targets or ("auto",),
+        allow_execution=(allow,) if allow else (),
     )
     return [(str(c.target), c.action, c.companion) for c in chosen_targets(recipe)]
 

@@ -1,0 +1,73 @@
+"""A device: the base install and ONNX Runtime in an environment of their own, which has neither PyTorch nor ONNX."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dnexport.bundle.verify import Bundle
+from tests.bundle.test_session import built
+
+LARGEST_MB = 200
+
+
+@pytest.fixture(scope="module")
+def device(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment's Python."""
+    folder = tmp_path_factory.mktemp("device") / "env"
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+    constraints = ["--constraint", str(root / "constraints.txt")]
+    subprocess.run([*pip, *constraints, str(root), "onnxruntime"], check=True, capture_output=True)
+    return python
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return built(tmp_path_factory.mktemp("bundle") / "b", batch="1..1..4")
+
+
+def run(device: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(device), "-m", "dnexport.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_it_is_small_and_has_no_host_library(device: Path) -> None:
+    packages = next((device.parents[1] / "lib").glob("python*")) / "site-packages"
+    size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file())
+    assert size < LARGEST_MB * 1e6
+    names = {path.name for path in packages.iterdir()}
+    assert not names & {"torch", "onnx", "onnx_ir", "onnxscript", "matplotlib", "scipy", "jinja2", "sympy"}
+
+
+def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle: Bundle, tmp_path: Path) -> None:
+    found = run(device, "check", str(bundle.path), "--json", "--expect-digest", bundle.digest)
+    assert found.returncode == 0, found.stderr
+    checked = json.loads(found.stdout)
+    assert checked["onnxruntime:cpu"]["self_test"]["passed"]
+    assert checked["openvino:cpu"]["verdict"] == "never"
+    assert "onnxruntime-ep-openvino is not installed" in checked["openvino:cpu"]["reason"]
+    for command in (
+        ["compile", "--target", "onnxruntime:cpu"],
+        ["validate", "--target", "onnxruntime:cpu"],
+        ["bench", "--target", "onnxruntime:cpu", "--rounds", "2", "--block", "0.02"],
+    ):
+        done = run(device, command[0], str(bundle.path), *command[1:], "--json")
+        assert done.returncode == 0, (command, done.stderr)
+        assert "onnxruntime:cpu" in done.stdout
+    Image.fromarray(bundle.golden().images[0]).save(tmp_path / "a.png")
+    answer = run(device, "predict", str(bundle.path), str(tmp_path / "a.png"), "--json")
+    assert answer.returncode == 0, answer.stderr
+    best = json.loads(answer.stdout)[str(tmp_path / "a.png")][0]["name"]
+    assert best == bundle.manifest.class_names[bundle.golden().logits[0].argmax()]
+
+
+def test_what_the_host_has_is_named_where_it_is_needed(device: Path) -> None:
+    done = run(device, "build", "--arch", "densenet121")
+    assert done.returncode == 4
+    assert "pip install 'dnexport[host]'" in done.stderr
