@@ -54,11 +54,11 @@ def rounded_from_images(
     return rounded_weights(
         model_from_path(graph),
         table,
-        _checked(images, preprocess, table),
+        lambda: _checked(images, preprocess, table),
         len(images),
         centre=options.centre,
         compensate=options.rounding == "gptq",
-        tick=lambda done: progress.advance(done, len(images)),
+        tick=progress.advance,
     )
 
 

@@ -10,10 +10,12 @@ What remains of the mean error goes into the bias:
 
     b ← b + W · mean(x) − Ŵ · mean(x̂)        x̂ the quantized activations
 
-One pass over the images: each convolution's inputs are looked at on a sample of positions, and only sums are kept.
+Each convolution's inputs are looked at on a sample of positions, and only sums are kept. The covariances of a wide
+network's 3×3 convolutions take many gigabytes together (some 20 for densenet-100-24), so the images are passed over as
+often as their memory asks for; the result does not depend on it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +33,7 @@ from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Centring
 _SAMPLES_PER_TAP = 4
 _LEAST_POSITIONS = 32
 _BLOCK = 64  # columns whose errors reach the rest in one product
+_COVARIANCE_BYTES = 2 << 30  # held at a time
 _DAMPING = 0.01  # of the mean variance, as in GPTQ: a covariance of few samples has directions without any
 
 
@@ -68,35 +71,59 @@ class _Seen:
 def rounded_weights(
     model: ir.Model,
     table: CalibrationTable,
-    images: Iterator[InputPart],
+    images: Callable[[], Iterable[InputPart]],
     count: int,
     *,
     centre: Centring,
     compensate: bool,
-    tick: Callable[[int], None],
+    tick: Callable[[int, int], None],
+    memory_bytes: int = _COVARIANCE_BYTES,
 ) -> dict[str, Rounded]:
     """Codes and bias corrections of all convolutions that the table quantizes, by the name of their output.
 
     Args:
         model: the float graph that will be quantized.
         table: ranges of its tensors.
-        images: preprocessed; taken one by one, whatever their batches.
+        images: a fresh iteration over the preprocessed images; taken one by one, whatever their batches.
         count: of the images.
         centre: which activations will be centred (`graph.centre_activations`).
         compensate: round as GPTQ does; else to the nearest code.
-        tick: told the number of images that are done.
+        tick: told how many of how many images are done, those of all passes together.
+        memory_bytes: for the covariances of one pass; a convolution that needs more has a pass of its own.
 
     Raises:
         DataError: an activation is not finite.
     """
     convs = [conv for conv in model.graph if conv.op_type == "Conv" and _quantized(conv, table)]
-    seen = [_seen(conv, table, centre, compensate) for conv in convs]
-    names = [name_of(each.conv.inputs[0]) for each in seen]
-    for done, image in enumerate(activations(model, names, images), start=1):
-        for index, each in enumerate(seen):
-            _look(each, image[name_of(each.conv.inputs[0])], count, np.random.default_rng([index, done]))
-        tick(done)
-    return {name_of(each.conv.outputs[0]): _rounded(each, compensate) for each in seen}
+    passes = _passes(convs, memory_bytes if compensate else None)
+    found: dict[str, Rounded] = {}
+    for number, indices in enumerate(passes):
+        seen = {index: _seen(convs[index], table, centre, compensate) for index in indices}
+        names = [name_of(each.conv.inputs[0]) for each in seen.values()]
+        for done, image in enumerate(activations(model, names, iter(images())), start=1):
+            for index, each in seen.items():
+                _look(each, image[name_of(each.conv.inputs[0])], count, np.random.default_rng([index, done]))
+            tick(number * count + done, len(passes) * count)
+        while seen:  # a covariance is let go of once it is used
+            each = seen.pop(next(iter(seen)))
+            found[name_of(each.conv.outputs[0])] = _rounded(each, compensate)
+    return found
+
+
+def _passes(convs: Sequence[ir.Node], memory_bytes: int | None) -> list[list[int]]:
+    """Convolutions by pass, in order; all in one where memory does not matter."""
+    passes: list[list[int]] = [[]]
+    held = 0
+    for index, conv in enumerate(convs):
+        weight = constant_array(conv.inputs[1])
+        assert weight is not None
+        needed = conv.attributes.get_int("group", 1) * int(np.prod(weight.shape[1:])) ** 2 * np.float32().nbytes
+        if memory_bytes is not None and passes[-1] and held + needed > memory_bytes:
+            passes.append([])
+            held = 0
+        passes[-1].append(index)
+        held += needed
+    return passes
 
 
 def _quantized(conv: ir.Node, table: CalibrationTable) -> bool:

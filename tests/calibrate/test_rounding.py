@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dnexport.calibrate.rounding import rounded_weights
+from dnexport.calibrate.rounding import Rounded, rounded_weights
 from dnexport.errors import DataError
 from dnexport.graph.contract import apply
 from dnexport.graph.correct_bias import CorrectBias
@@ -39,7 +39,7 @@ def pictures(count: int = 24, seed: int = 3) -> np.ndarray:
 def quantized(model: ir.Model, **how: object) -> ir.Model:
     settings = {"centre": "none", "compensate": True, **how}
     bias = settings.pop("bias", True)
-    found = rounded_weights(model, table(RANGES), iter([pictures()]), 24, tick=lambda _: None, **settings)  # type: ignore[arg-type]
+    found = rounded_weights(model, table(RANGES), lambda: [pictures()], 24, tick=lambda *_: None, **settings)  # type: ignore[arg-type]
     passes = [InsertQdq(table(RANGES), {name: each.codes for name, each in found.items()})]
     apply([*passes, *([CorrectBias({n: e.bias for n, e in found.items()})] if bias else [])], model)
     return model
@@ -65,7 +65,7 @@ def test_compensated_rounding_and_bias_win_on_unseen_images(kernel: int, groups:
 def test_without_compensation_codes_are_the_nearest() -> None:
     model = network()
     found = rounded_weights(
-        model, table(RANGES), iter([pictures()]), 24, centre="none", compensate=False, tick=lambda _: None
+        model, table(RANGES), lambda: [pictures()], 24, centre="none", compensate=False, tick=lambda *_: None
     )
     weight = constant_array(model.graph.initializers["w"])
     assert weight is not None
@@ -82,7 +82,7 @@ def test_batches_and_their_size_do_not_matter() -> None:
                 start += size
 
         each = rounded_weights(
-            network(3), table(RANGES), batches(), 24, centre="all", compensate=True, tick=lambda _: None
+            network(3), table(RANGES), batches, 24, centre="all", compensate=True, tick=lambda *_: None
         )["c"]
         return {"codes": each.codes, "bias": each.bias}
 
@@ -95,5 +95,39 @@ def test_activations_that_are_not_finite_are_refused() -> None:
     broken[3] = np.nan
     with pytest.raises(DataError, match="activation 'r' is not finite on the calibration images"):
         rounded_weights(
-            network(), table(RANGES), iter([broken]), 24, centre="none", compensate=True, tick=lambda _: None
+            network(), table(RANGES), lambda: [broken], 24, centre="none", compensate=True, tick=lambda *_: None
         )
+
+
+def test_passes_under_a_memory_limit_change_nothing(evaluate: Evaluate) -> None:
+    """Two convolutions whose covariances do not fit together."""
+    body = """
+        r = Relu(input)
+        c = Conv<kernel_shape=[1,1]>(r, w)
+        d = Relu(c)
+        e = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(d, v)
+        logits = Flatten(e)
+    """
+    weights = {"w": random(16, 32, 1, 1, seed=2), "v": random(4, 16, 3, 3, seed=4)}
+    ranges = table({"r": Range(lo=0, hi=12), "d": Range(lo=0, hi=20)})
+    ticks: list[tuple[int, int]] = []
+
+    def found(memory_bytes: int) -> dict[str, Rounded]:
+        ticks.clear()
+        return rounded_weights(
+            model_from_text(body, weights, channels=32, out="[batch, n]"),
+            ranges,
+            lambda: [pictures()],
+            24,
+            centre="all",
+            compensate=True,
+            tick=lambda *step: ticks.append(step),
+            memory_bytes=memory_bytes,
+        )
+
+    whole = found(1 << 20)
+    assert ticks[-1] == (24, 24)
+    parts = found(50_000)
+    assert ticks[-1] == (48, 48)
+    assert all(np.array_equal(whole[name].codes, parts[name].codes) for name in ("c", "e"))
+    assert all(np.array_equal(whole[name].bias, parts[name].bias) for name in ("c", "e"))

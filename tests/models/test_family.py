@@ -100,9 +100,15 @@ def test_engines_are_the_network(name: str, precision: Precision, target: str, g
         points = quantization_points(model)
         seen = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], lambda _: None).ranges
         ranges, how = table({name: observer.range(name) for name, observer in seen.items()}), Quantization()
-        images = iter([batch(32, seed=2)])
+        calibrating = batch(32, seed=2)
         rounded = rounded_weights(
-            model_from_path(path), ranges, images, 32, centre=how.centre, compensate=True, tick=lambda _: None
+            model_from_path(path),
+            ranges,
+            lambda: [calibrating],
+            32,
+            centre=how.centre,
+            compensate=True,
+            tick=lambda *_: None,
         )
         quantize(model, ranges, how, rounded)
         assert census_from_model(model).conv_macs_by_precision == {"int8": pytest.approx(1.0)}
