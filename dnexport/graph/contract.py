@@ -83,13 +83,17 @@ def model_digest(model: ir.Model) -> str:
 
 
 def model_from_path(path: Path) -> ir.Model:
-    """Read an ONNX file.
+    """Read an ONNX file, and the files beside it that hold its weights where it names any.
 
     Raises:
-        GraphError: missing, or not an ONNX model.
+        GraphError: missing, not an ONNX model, or without a file that it names.
     """
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        for file in sorted({each for tensor in proto.graph.initializer for each in _external(tensor)}):
+            if not (path.parent / file).is_file():
+                raise GraphError(f"graph {path} keeps weights in {file}, which is not beside it", "copy that file too")
+        onnx.load_external_data_for_model(proto, str(path.parent))
     except FileNotFoundError as exc:
         raise GraphError(f"graph {path} does not exist", "check the path") from exc
     except (DecodeError, OSError, onnx.checker.ValidationError) as exc:
@@ -97,6 +101,11 @@ def model_from_path(path: Path) -> ir.Model:
     if not proto.HasField("graph"):
         raise GraphError(f"graph {path} holds no ONNX graph", "export it again")
     return ir.from_proto(proto)
+
+
+def _external(tensor: onnx.TensorProto) -> list[str]:
+    """Names of the files in which a tensor's values lie."""
+    return [entry.value for entry in tensor.external_data if entry.key == "location"]
 
 
 def save_model(model: ir.Model, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnexport.data.images import Fed
-from dnexport.errors import BadInput, BuildFailed, TargetUnavailable
+from dnexport.errors import BadInput, BuildFailed, TargetUnavailable, UsageError
 from dnexport.runtimes.arrays import Logits, available_threads
 from dnexport.runtimes.contract import Availability, BuildOptions, Compiled, Executed, SessionOptions, broken
 from dnexport.runtimes.gpu import gpu_names
@@ -99,11 +99,15 @@ class OnnxRuntime:
 
         Raises:
             TargetUnavailable: the provider is not here.
+            UsageError: streams, which only OpenVINO has.
             BuildFailed: the provider refuses the graph or does not take it.
         """
         availability = self.runs(target)
         if not availability.usable:
             raise TargetUnavailable(f"target {target} cannot run here: {availability.reason}", availability.remedy)
+        if options.streams > 1 and target.runtime != "openvino":
+            what = f"{target} has no streams: the queries of several threads run beside each other anyway"
+            raise UsageError(what, "leave streams out")
         return OnnxRuntimeSession(engine, target, options)
 
 
