@@ -3,6 +3,7 @@
 load → export → passes → reference → (calibrate → quantize) → each target: lower → compile → validate → bench → pack
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from dnexport.deploy.bench import measure_engines
 from dnexport.deploy.known_bad import warnings_about
 from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
+from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import environment, package_versions
 from dnexport.report.html import page_from_bundles
 from dnexport.runtimes.arrays import available_threads, whole_batches
@@ -102,6 +104,7 @@ def _built_into(
     taps = record_taps(context, model, outcomes, referenced)
     if bench:
         outcomes = _benched(context, outcomes, referenced)
+    outcomes = [_judged(recipe, outcome) for outcome in outcomes]
     for failed in (o.report for o in outcomes if o.failure):
         recording.warn(f"target {failed.target} failed: {failed.error}")
     _pack(folder, context, outcomes, model, referenced, taps, int8, output, recording.warnings)
@@ -148,15 +151,14 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
         "bench", lambda: measure_engines(engines, factory, images, context.recipe.bench, context.progress.advance)
     )
     return [
-        TargetOutcome(
-            o.chosen,
-            o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}),
-            o.lowered,
-            o.engine,
-            o.failure,
-        )
+        dataclasses.replace(o, report=o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}))
         for o in outcomes
     ]
+
+
+def _judged(recipe: Recipe, outcome: TargetOutcome) -> TargetOutcome:
+    found = judgements(recipe.budgets, outcome.report) if outcome.failure is None else ()
+    return dataclasses.replace(outcome, report=outcome.report.model_copy(update={"judgements": found}))
 
 
 def _pack(

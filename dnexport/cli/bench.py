@@ -15,6 +15,7 @@ def bench(
     block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
     batch: Annotated[int, typer.Option(min=1, help="Images a query.")] = 1,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
+    require: o.Require = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -25,12 +26,16 @@ def bench(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
-        from dnexport.cli.render import show_benchmarks
-        from dnexport.deploy.remeasure import measure_bundle
+        from dnexport.cli.render import documents, show_benchmarks, show_judgements
+        from dnexport.deploy.remeasure import judged_again, measure_bundle
+        from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
         protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
         opened = Bundle.open(bundle, expect_digest)
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
-        view.document({name: benchmark.model_dump(mode="json") for name, benchmark in found.items()})
+        judged = judged_again(opened, require, {name: {"benchmark": each} for name, each in found.items()})
+        view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))
         show_benchmarks(view, found)
+        show_judgements(view, judged)
+        raise typer.Exit(exit_code(judged))

@@ -62,6 +62,7 @@ def build(
     channels: o.Channels = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    require: o.Require = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The bundle's directory.", show_default="engines/built/NAME")
     ] = None,
@@ -88,13 +89,15 @@ def build(
             "calibration_table": calibration_table,
             "calibration": flags.calibration_from_flags(calibration_data, calibration_images, observer),
             "quantization": flags.quantization_from_flags(placement, min_snr, max_drop, plan),
+            "require": require,
             "preprocess": flags.preprocess_from_flags(input_size, resize, crop, interpolation, channels, mean, std),
         }
         resolved = flags.recipe_from_flags(recipe, values, suffix="precision")
         from dnexport.build.pipeline import build as run_build
         from dnexport.cli.render import show_build
+        from dnexport.measure.budgets import exit_code
 
         built = run_build(resolved, output or Path("engines/built") / resolved.name, view, bench=not no_bench)
         show_build(view, built.bundle, built.failures)
-        if built.failures:
-            raise typer.Exit(built.failures[0].exit_code)
+        judged = [each for report in built.bundle.reports.values() for each in report.judgements]
+        raise typer.Exit(built.failures[0].exit_code if built.failures else exit_code(judged))

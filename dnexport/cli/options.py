@@ -139,6 +139,10 @@ Std = Annotated[
     str | None,
     typer.Option(help="Per channel, 0 to 1, as 0.229,0.224,0.225.", show_default=False, rich_help_panel=_PICTURES),
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(help="A budget: top1-drop<=0.5, p99<=5ms, size<=10MB, …; may be repeated.", show_default=False),
+]
 ExpectDigest = Annotated[
     str | None,
     typer.Option(help="The bundle's SHA-256, as its maker tells it; another is refused.", show_default=False),

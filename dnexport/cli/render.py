@@ -7,6 +7,7 @@ from dnexport.build.document import document_from_bundle
 from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
+from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
 from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
@@ -26,7 +27,20 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
     for report in bundle.reports.values():
         for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
+    show_judgements(view, [each for report in bundle.reports.values() for each in report.judgements])
     view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}\nreport  {bundle.path / 'report.html'}")
+
+
+def documents(measured: dict[str, dict[str, Any]], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
+    """What was measured of each target, with the budgets that were judged on it."""
+    budgets = {name: [each.model_dump(mode="json") for each in judged if each.target == name] for name in measured}
+    return {name: {**found, "budgets": budgets[name]} for name, found in measured.items()}
+
+
+def show_judgements(view: Terminal, judged: Sequence[Judgement]) -> None:
+    """A line a budget."""
+    for each in judged:
+        view.say(f"{each}")
 
 
 def show_inspection(view: Terminal, found: dict[str, Any]) -> None:

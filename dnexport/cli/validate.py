@@ -1,5 +1,7 @@
 """``dnexport validate``"""
 
+import typer
+
 from dnexport.cli import options as o
 
 
@@ -8,6 +10,7 @@ def validate(
     target: o.TargetName = None,
     expect_digest: o.ExpectDigest = None,
     data: o.Data = None,
+    require: o.Require = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -18,14 +21,18 @@ def validate(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
-        from dnexport.cli.render import accuracy_text
-        from dnexport.deploy.remeasure import validate_bundle
+        from dnexport.cli.render import accuracy_text, documents, show_judgements
+        from dnexport.deploy.remeasure import judged_again, validate_bundle
+        from dnexport.measure.budgets import exit_code
 
         opened = Bundle.open(bundle, expect_digest)
         found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
-        view.document({name: v.accuracy.model_dump(mode="json") for name, v in found.items()})
+        judged = judged_again(opened, require, {name: {"accuracy": v.accuracy} for name, v in found.items()})
+        view.document(documents({name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged))
         rows = [
             [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]
             for name, v in found.items()
         ]
         view.table(["Target", "Executed", "Agreement", "Against PyTorch"], rows)
+        show_judgements(view, judged)
+        raise typer.Exit(exit_code(judged))

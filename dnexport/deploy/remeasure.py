@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from dnexport.deploy.bench import measure_engines
 from dnexport.deploy.engine import engine_from_bundle
 from dnexport.deploy.validate import Samples, Validated, validate_engine
 from dnexport.errors import TargetUnavailable, UsageError
+from dnexport.measure.budgets import judgements
 from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
+from dnexport.spec.budget import Budget, Judgement
 from dnexport.spec.metrics import Benchmark
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.progress import Progress
@@ -86,6 +88,24 @@ def validate_bundle(
         found[str(each)] = validate_engine(engine_from_bundle(bundle, each), graph, samples, progress.advance)
         progress.finish(time.monotonic() - began, reused=False)
     return found
+
+
+def judged_again(
+    bundle: Bundle, require: Sequence[str] | None, measured: Mapping[str, Mapping[str, object]]
+) -> list[Judgement]:
+    """Budgets on what was measured now, the rest as the build measured it of the same engine.
+
+    Args:
+        bundle: verified.
+        require: budgets in their string form; None or nothing for those of the bundle's recipe.
+        measured: by target, fields of its report.
+
+    Raises:
+        UsageError: a budget that cannot be read.
+    """
+    budgets = [Budget.parse(text) for text in require or bundle.manifest.recipe.require]
+    reports = [bundle.reports[name].model_copy(update=dict(fields)) for name, fields in measured.items()]
+    return [each for report in reports for each in judgements(budgets, report)]
 
 
 def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | None) -> Samples:

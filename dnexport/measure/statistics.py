@@ -1,11 +1,13 @@
 """What a handful of samples allows to be said."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 CONFIDENCE = 0.99
+# Of the normal distribution, two-sided 95 %.
+Z95 = 1.959963984540054
 
 
 def fewest_samples(quantile: float, confidence: float = CONFIDENCE) -> int:
@@ -30,17 +32,74 @@ def median(samples: Sequence[float]) -> float:
 
 
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Distribution-free interval of the median from order statistics; None where n is too small (n < 6 for 95 %).
+    """Distribution-free interval of the median; None where n is too small (n < 6 for 95 %)."""
+    low, high = quantile_interval(samples, 0.5, confidence)
+    return None if low is None or high is None else (low, high)
 
-    Between the k-th smallest and the k-th largest of n samples lies the median with probability
-    1 − 2·P(Binomial(n, ½) < k); the largest k that keeps the confidence is taken.
+
+def quantile_interval(
+    samples: Sequence[float], quantile: float, confidence: float = 0.95
+) -> tuple[float | None, float | None]:
+    """Distribution-free interval of a quantile from order statistics; an end that no sample bounds is None.
+
+    The k-th smallest of n samples lies above the q-quantile with probability P(Binomial(n, q) < k). Each end takes the
+    sample nearest to the quantile that leaves at most half of what the confidence allows beyond it.
     """
-    n = len(samples)
-    tail, k = 0.0, 0
-    while k < n // 2 and 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:
-        tail += math.comb(n, k) / 2**n
-        k += 1
-    if k == 0:
-        return None
+    n, tail = len(samples), (1 - confidence) / 2
+    below = np.cumsum(_binomial(n, quantile))  # below[k]: at most k samples lie below the quantile
+    low = int(np.searchsorted(below, tail, side="right"))  # the largest k with P(X < k) ≤ tail
+    high = int(np.searchsorted(below, 1 - tail - 1e-12)) + 1  # the smallest k with P(X ≥ k) ≤ tail
     ordered = sorted(samples)
-    return ordered[k - 1], ordered[n - k]
+    return (ordered[low - 1] if low >= 1 else None, ordered[high - 1] if high <= n else None)
+
+
+def _binomial(n: int, p: float) -> np.ndarray:
+    """Probabilities of 0 … n successes."""
+    k = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    ways = factorials[n] - factorials[k] - factorials[n - k]
+    return np.asarray(np.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p)))
+
+
+def share_interval(count: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share, count of n (Wilson 1927)."""
+    share, spread = count / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_drop_interval(lost: int, gained: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Score interval of the drop (lost − gained)/n on the same n samples (Tango 1998), in shares.
+
+    The ends are the drops Δ at which the score statistic reaches ±z:
+
+        (lost − gained − n·Δ) / √(n·(2·q + Δ·(1 − Δ))),   q the likeliest share of gains where the drop is Δ
+
+    Args:
+        lost: samples that the reference has right and the engine wrong.
+        gained: the other way round.
+        n: all samples.
+        z: of the normal distribution, for the confidence.
+    """
+
+    def score(drop: float) -> float:
+        a, b, c = 2 * n, -lost - gained + (2 * n - lost + gained) * drop, -gained * drop * (1 - drop)
+        q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+        variance = n * (2 * q + drop * (1 - drop))
+        difference = lost - gained - n * drop
+        return difference / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, difference)
+
+    middle = (lost - gained) / n
+    return (
+        middle if middle <= -1 else _crossing(lambda drop: score(drop) - z, -1.0, middle),
+        middle if middle >= 1 else _crossing(lambda drop: score(drop) + z, middle, 1.0),
+    )
+
+
+def _crossing(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling function is zero."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return (low + high) / 2

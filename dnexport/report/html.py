@@ -84,6 +84,7 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
             notes=_notes(engines),
             plot=_plot(engines),
             command=f"dnexport report {shlex.join(paths)}",
+            judgements=[each for bundle in bundles for r in bundle.reports.values() for each in r.judgements],
             verdict=[_verdict(column) for column in engines],
         )
     )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dnexport.spec.budget import Judgement
 from dnexport.spec.precision import Execution
 from dnexport.spec.record import Record
 
@@ -199,6 +200,7 @@ class TargetReport(Record):
         cross_check: against another runtime, INT8 only.
         benchmark: latency.
         notes: what a reader should know.
+        judgements: of the budgets, where there are any.
         built_with: versions of the packages that built the engine, and ``gpu``, ``capability`` and ``driver`` there.
     """
 
@@ -217,6 +219,7 @@ class TargetReport(Record):
     cross_check: CrossCheck | None = None
     benchmark: Benchmark | None = None
     notes: tuple[str, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
     built_with: dict[str, str] = Field(default_factory=dict)
 
 

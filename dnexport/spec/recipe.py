@@ -4,12 +4,14 @@ A recipe file states only what differs from the defaults. Paths in it are relati
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dnexport.errors import DnexportError, RecipeError
+from dnexport.spec.budget import Budget
 from dnexport.spec.engine import EngineOptions
 from dnexport.spec.fleets import expanded
 from dnexport.spec.precision import Precision
@@ -87,6 +89,7 @@ class Recipe(Record):
         quantization: what INT8 does beyond ranges.
         engine: what TensorRT's builder is told.
         bench: how latency is measured.
+        require: budgets, such as ``top1-drop<=0.5``; in TOML a list of them, or a table: ``p99 = "<=5ms"``.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -109,6 +112,7 @@ class Recipe(Record):
     quantization: Quantization = Quantization()
     engine: EngineOptions = EngineOptions()
     bench: Bench = Bench()
+    require: tuple[str, ...] = ()
 
     @field_validator("allow_execution", mode="before")
     @classmethod
@@ -119,6 +123,19 @@ class Recipe(Record):
     @classmethod
     def _batch_parses(cls, text: str) -> str:
         return str(_value_of(lambda: Profile.parse(text)))
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _a_table_is_a_list_too(cls, value: Any) -> Any:
+        return tuple(f"{name}{rest}" for name, rest in value.items()) if isinstance(value, dict) else value
+
+    @field_validator("require")
+    @classmethod
+    def _budgets_parse(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        budgets = [_value_of(lambda text=text: Budget.parse(text)) for text in texts]
+        for twice in (each for each, count in Counter(each.metric for each in budgets).items() if count > 1):
+            raise ValueError(f"'{twice}' has two budgets; keep one")
+        return tuple(str(budget) for budget in budgets)
 
     @field_validator("targets")
     @classmethod
@@ -160,6 +177,11 @@ class Recipe(Record):
                 f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}; raise --batch"
             )
         return self
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """What is required, as records."""
+        return tuple(Budget.parse(text) for text in self.require)
 
     @property
     def profile(self) -> Profile:

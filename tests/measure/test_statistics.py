@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dnexport.measure.statistics import fewest_samples, median, median_interval, percentile
+from dnexport.measure.statistics import (
+    fewest_samples,
+    median,
+    median_interval,
+    paired_drop_interval,
+    percentile,
+    quantile_interval,
+    share_interval,
+)
 
 samples = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=600)
 
@@ -49,3 +57,59 @@ def test_the_interval_covers_as_promised() -> None:
     draws = generator.lognormal(size=(4000, 8))
     inside = [low <= 1.0 <= high for low, high in (median_interval(list(row)) or (0, 0) for row in draws)]
     assert np.mean(inside) == pytest.approx(1 - 2 / 2**8, abs=0.006)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(44, 0.9), (90, 0.9), (500, 0.99), (2000, 0.99), (20, 0.5), (300, 0.99)])
+def test_a_quantiles_interval_keeps_the_confidence_and_no_wider_one_is_given(n: int, quantile: float) -> None:
+    low, high = quantile_interval([float(i) for i in range(1, n + 1)], quantile)
+    assert low is not None
+    assert stats.binom.cdf(low - 1, n, quantile) <= 0.025 < stats.binom.cdf(low, n, quantile)
+    if high is None:  # not even the largest sample bounds it
+        assert stats.binom.sf(n - 1, n, quantile) > 0.025
+    else:
+        assert stats.binom.sf(high - 1, n, quantile) <= 0.025 < stats.binom.sf(high - 2, n, quantile)
+
+
+def test_a_quantiles_interval_covers_as_promised() -> None:
+    generator, true = np.random.default_rng(1), stats.lognorm(1).ppf(0.9)
+    draws = generator.lognormal(size=(2000, 200))
+    found = [quantile_interval(list(row), 0.9) for row in draws]
+    assert 0.95 <= np.mean([low <= true <= high for low, high in found]) <= 0.975
+
+
+@given(st.integers(1, 3000), st.data())
+def test_a_share_has_wilsons_interval(n: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, n))
+    expected = stats.binomtest(count, n).proportion_ci(method="wilson")
+    assert share_interval(count, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 44, 10_000])
+def test_no_discordant_pair_gives_the_closed_form(n: int) -> None:
+    """With no change at all the square of the score is n·Δ/(1 − Δ) = z², so Δ = z²/(n + z²)."""
+    z2 = stats.norm.ppf(0.975) ** 2
+    low, high = paired_drop_interval(0, 0, n)
+    assert (low, high) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)), abs=1e-9)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 2000))
+def test_the_ends_of_a_drop_are_where_the_score_reaches_its_bound(lost: int, gained: int, rest: int) -> None:
+    n = lost + gained + rest
+    low, high = paired_drop_interval(lost, gained, n)
+    assert -1 <= low <= (lost - gained) / n <= high <= 1
+    mirrored = paired_drop_interval(gained, lost, n)
+    assert mirrored == pytest.approx((-high, -low), abs=1e-9)
+    for drop in (low, high):
+        shares = np.linspace(max(0.0, -drop), (1 - drop) / 2 - 1e-9, 4001)  # of gains where the drop is fixed
+        likelihood = lost * np.log(shares + drop + 1e-300) + gained * np.log(shares + 1e-300)
+        q = shares[(likelihood + rest * np.log(1 - 2 * shares - drop)).argmax()]
+        variance = n * (2 * q + drop * (1 - drop))
+        assert abs(lost - gained - n * drop) / np.sqrt(variance) == pytest.approx(stats.norm.ppf(0.975), rel=0.02)
+
+
+def test_a_drops_interval_covers_as_promised() -> None:
+    generator = np.random.default_rng(2)
+    n, true = 1000, 0.004
+    draws = generator.multinomial(n, [0.007, 0.003, 0.99], size=4000)
+    covered = [low <= true <= high for low, high in (paired_drop_interval(int(a), int(b), n) for a, b, _ in draws)]
+    assert 0.94 <= np.mean(covered) <= 0.965

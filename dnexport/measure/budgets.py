@@ -1,0 +1,111 @@
+"""Judge budgets on the bounds of intervals: what is not sure either way is undecided, and says what would decide it."""
+
+from collections.abc import Sequence
+
+from dnexport.measure.statistics import paired_drop_interval, quantile_interval, share_interval
+from dnexport.spec.budget import METRICS, Budget, Judgement, Verdict
+from dnexport.spec.metrics import Accuracy, Latency, TargetReport
+
+_QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+_MOST_IMAGES = 1 << 30
+
+# Value and the two ends of its interval; an end is None where nothing bounds it, all are where nothing was measured.
+_Found = tuple[float | None, float | None, float | None]
+_NOTHING: _Found = (None, None, None)
+
+
+def judgements(budgets: Sequence[Budget], report: TargetReport) -> tuple[Judgement, ...]:
+    """What each budget comes to for one target."""
+    return tuple(_judged(budget, report) for budget in budgets)
+
+
+def exit_code(found: Sequence[Judgement]) -> int:
+    """0, 6 where one failed, else 7 where one is undecided."""
+    verdicts = {each.verdict for each in found}
+    return 6 if "fail" in verdicts else 7 if "undecided" in verdicts else 0
+
+
+def _judged(budget: Budget, report: TargetReport) -> Judgement:
+    value, low, high = _found(budget.metric, report)
+    verdict = _verdict(budget, low, high)
+    reason = "" if verdict != "undecided" else _reason(budget, value, report)
+    return Judgement(
+        budget=str(budget), target=report.target, value=value, low=low, high=high, verdict=verdict, reason=reason
+    )
+
+
+def _verdict(budget: Budget, low: float | None, high: float | None) -> Verdict:
+    """The whole interval within, the whole outside, or neither."""
+    within, outside = (high, low) if METRICS[budget.metric].relation == "<=" else (low, high)
+    sign = 1 if METRICS[budget.metric].relation == "<=" else -1
+    if within is not None and sign * within <= sign * budget.limit:
+        return "pass"
+    return "fail" if outside is not None and sign * outside > sign * budget.limit else "undecided"
+
+
+def _found(metric: str, report: TargetReport) -> _Found:
+    if metric == "size":
+        return _exact(None if report.bytes is None else report.bytes / 1e6)
+    if metric in ("top1", "top1-drop", "agreement", "snr"):
+        return _NOTHING if report.accuracy is None else _of_accuracy(metric, report.accuracy)
+    if report.benchmark is None:
+        return _NOTHING
+    if metric == "speedup":
+        ratio = report.benchmark.over_best
+        return _NOTHING if ratio is None else (ratio.value, ratio.low, ratio.high)
+    return _of_latency(metric, report.benchmark.latency)
+
+
+def _exact(value: float | None) -> _Found:
+    return value, value, value
+
+
+def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
+    if metric == "snr":  # equal logits have no noise at all
+        return _exact(float("inf") if accuracy.snr_db is None else accuracy.snr_db)
+    if metric == "agreement":
+        low, high = share_interval(round(accuracy.agreement * accuracy.samples), accuracy.samples)
+        return 100 * accuracy.agreement, 100 * low, 100 * high
+    if accuracy.top1 is None or accuracy.lost is None or accuracy.gained is None:
+        return _NOTHING
+    if metric == "top1":
+        low, high = share_interval(round(accuracy.top1 * accuracy.labelled), accuracy.labelled)
+        return 100 * accuracy.top1, 100 * low, 100 * high
+    low, high = paired_drop_interval(accuracy.lost, accuracy.gained, accuracy.labelled)
+    return 100 * (accuracy.lost - accuracy.gained) / accuracy.labelled, 100 * low, 100 * high
+
+
+def _of_latency(metric: str, latency: Latency) -> _Found:
+    if metric == "throughput":
+        low, high = quantile_interval(latency.samples_ms, 0.5)
+        slowest, fastest = (None if end is None else 1e3 * latency.batch / end for end in (high, low))
+        return 1e3 * latency.batch / latency.p50_ms, slowest, fastest
+    values = {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms}
+    low, high = quantile_interval(latency.samples_ms, _QUANTILES[metric])
+    return values[metric], low, high
+
+
+def _reason(budget: Budget, value: float | None, report: TargetReport) -> str:
+    if budget.metric in ("top1", "top1-drop") and report.accuracy is not None and report.accuracy.top1 is None:
+        return "the test images have no labels; add --data DIR"
+    if value is None and _found(budget.metric, report) == _NOTHING:
+        return "'dnexport bench' or 'validate' judges it where its engine runs"
+    accuracy = report.accuracy
+    if budget.metric == "top1-drop" and accuracy is not None and accuracy.lost is not None:
+        return _more_images(budget, accuracy)
+    if budget.metric in ("top1", "agreement"):
+        return "more images would decide it"
+    return "more queries would decide it"
+
+
+def _more_images(budget: Budget, accuracy: Accuracy) -> str:
+    """How many labelled images more would decide, if they change sides as often as those that were seen."""
+    lost, gained, seen = accuracy.lost or 0, accuracy.gained or 0, accuracy.labelled
+    needed = seen
+    while needed < _MOST_IMAGES:
+        needed = needed + max(1, needed // 50)
+        share = needed / seen
+        low, high = paired_drop_interval(round(lost * share), round(gained * share), needed)
+        if _verdict(budget, 100 * low, 100 * high) != "undecided":
+            return f"about {needed - seen} more labelled images would decide it"
+    return "it lies on the limit"

@@ -1,0 +1,137 @@
+"""Budgets: what an engine is required to keep, in one string: ``top1-drop<=0.5``, ``p99<=5ms``, ``size<=10MB``.
+
+``parse`` and ``str`` are inverse. Whether a budget is met is judged on the bounds of an interval, not on its middle
+(`measure.budgets`).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import model_validator
+
+from dnexport.errors import UsageError
+from dnexport.spec.record import Record, nearest
+
+Relation = Literal["<=", ">="]
+_FORM = re.compile(r"([a-z0-9-]+)\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*([A-Za-z%×/]*)")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a budget may be about.
+
+    Attributes:
+        about: what it is, in words.
+        relation: which side of the limit is wanted.
+        unit: of the limit where none is said.
+        units: other units that are understood, in terms of ``unit``.
+    """
+
+    about: str
+    relation: Relation
+    unit: str
+    units: dict[str, float]
+
+
+_TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+METRICS = {
+    "top1-drop": Metric("loss of top-1 against PyTorch, in points", "<=", "points", {"%": 1.0, "point": 1.0}),
+    "top1": Metric("share of labelled images that are right", ">=", "%", {}),
+    "agreement": Metric("share of images on which the engine and PyTorch name the same class", ">=", "%", {}),
+    "snr": Metric("signal-to-noise ratio of the logits against PyTorch's", ">=", "dB", {}),
+    "p50": Metric("median latency of a query", "<=", "ms", _TIME),
+    "p90": Metric("90th percentile of latency", "<=", "ms", _TIME),
+    "p99": Metric("99th percentile of latency", "<=", "ms", _TIME),
+    "throughput": Metric("images a second, one query at a time", ">=", "images/s", {"/s": 1.0}),
+    "speedup": Metric("times faster than PyTorch's best form", ">=", "×", {"x": 1.0}),
+    "size": Metric("size of the engine file", "<=", "MB", {"kB": 1e-3, "GB": 1e3}),
+}
+
+
+class Budget(Record):
+    """One requirement.
+
+    Attributes:
+        metric: one of `METRICS`.
+        limit: in the metric's unit.
+    """
+
+    metric: str
+    limit: float
+
+    @model_validator(mode="after")
+    def _known(self) -> "Budget":
+        if self.metric not in METRICS:
+            raise ValueError(f"unknown metric '{self.metric}'")
+        if not 0 <= self.limit < float("inf"):
+            raise ValueError("a limit is a number from 0 on")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read the string form.
+
+        Raises:
+            UsageError: not of that form, an unknown metric or unit, or the side that nobody wants.
+        """
+        match = _FORM.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"budget '{text}' is not of the form metric<=number", "write --require 'p99<=5ms'")
+        name, relation, number, unit = match.groups()
+        if name not in METRICS:
+            raise UsageError(f"budget '{text}' is about an unknown metric", nearest(name, list(METRICS)))
+        metric = METRICS[name]
+        if relation != metric.relation:
+            raise UsageError(
+                f"budget '{text}' bounds {metric.about} from the side that nobody wants",
+                f"write {name}{metric.relation}{number}{unit}",
+            )
+        factors = {"": 1.0, metric.unit: 1.0, **metric.units}
+        if unit not in factors:
+            known = ", ".join(each for each in factors if each)
+            raise UsageError(f"budget '{text}' has the unit '{unit}'", f"use {known}")
+        return cls(metric=name, limit=float(number) * factors[unit])
+
+    def __str__(self) -> str:
+        metric = METRICS[self.metric]
+        return f"{self.metric}{metric.relation}{_plain(self.limit)}{metric.unit}"
+
+
+def _plain(number: float) -> str:
+    """Without an exponent, and as short as reads back equal."""
+    text = f"{number:.15f}".rstrip("0").rstrip(".")
+    return text if float(text) == number else f"{number:.330f}".rstrip("0").rstrip(".")
+
+
+Verdict = Literal["pass", "fail", "undecided"]
+
+
+class Judgement(Record):
+    """A budget and what was measured.
+
+    Attributes:
+        budget: its string form.
+        target: of the engine.
+        value: measured, in the metric's unit; None where it was not measured.
+        low: lower end of its 95 % interval; equal to ``value`` where there is nothing to be unsure of.
+        high: upper end.
+        verdict: ``pass`` where the whole interval keeps the limit, ``fail`` where none of it does.
+        reason: why it is undecided, and how many samples more would decide it.
+    """
+
+    budget: str
+    target: str
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    reason: str = ""
+
+    def __str__(self) -> str:
+        unit = METRICS[Budget.parse(self.budget).metric].unit
+        words = {"pass": "passed", "fail": "FAILED", "undecided": "UNDECIDED"}[self.verdict]
+        found = "not measured" if self.value is None else f"{self.value:.4g} {unit}"
+        if self.low is not None and self.high is not None and self.low != self.high:
+            found += f" ({self.low:.4g} to {self.high:.4g})"
+        return f"{words}: {self.budget} on {self.target}: {found}" + (f"; {self.reason}" if self.reason else "")

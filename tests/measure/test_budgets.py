@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from dnexport.measure.budgets import exit_code, judgements
+from dnexport.measure.latency import Blocks
+from dnexport.spec.budget import Budget
+from dnexport.spec.metrics import Accuracy, Benchmark, Ratio, TargetReport
+
+
+def accuracy(lost: int, gained: int, n: int = 10_000) -> Accuracy:
+    return Accuracy(
+        samples=n,
+        labelled=n,
+        top1=0.9 - (lost - gained) / n,
+        top5=None,
+        reference_top1=0.9,
+        lost=lost,
+        gained=gained,
+        agreement=1 - (lost + gained) / n,
+        max_abs_error=0.1,
+        max_abs_logit=10,
+        snr_db=38.0,
+    )
+
+
+def benchmark(queries: int = 1000, scale: float = 1.0) -> Benchmark:
+    times = tuple(float(ms) for ms in scale * np.linspace(1, 2, queries))
+    latency = Blocks((times,), 10).latency(batch=1, threads=2)
+    return Benchmark(latency=latency, over_best=Ratio(value=3, low=2.8, high=3.2, rounds=8))
+
+
+REPORT = TargetReport(
+    target="openvino:cpu", status="validated", bytes=9_000_000, accuracy=accuracy(31, 29), benchmark=benchmark()
+)
+
+
+def verdict(text: str, report: TargetReport = REPORT) -> str:
+    (found,) = judgements([Budget.parse(text)], report)
+    return found.verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("size<=9MB", "pass"),
+        ("size<=8.9MB", "fail"),
+        ("snr>=38", "pass"),
+        ("snr>=38.1", "fail"),
+        ("top1-drop<=0.5", "pass"),  # +0.02 points, -0.14 to +0.18
+        ("top1-drop<=0.1", "undecided"),
+        ("top1>=89", "pass"),
+        ("top1>=90", "undecided"),
+        ("top1>=91", "fail"),
+        ("agreement>=99", "pass"),
+        ("agreement>=99.9", "fail"),
+        ("p50<=1.6ms", "pass"),
+        ("p50<=1.5ms", "undecided"),
+        ("p50<=1.4ms", "fail"),
+        ("p99<=2.1ms", "pass"),
+        ("p99<=1.9ms", "fail"),
+        ("throughput>=600", "pass"),
+        ("throughput>=800", "fail"),
+        ("speedup>=2.5", "pass"),
+        ("speedup>=3", "undecided"),
+        ("speedup>=3.3", "fail"),
+    ],
+)
+def test_the_whole_interval_decides(text: str, expected: str) -> None:
+    assert verdict(text) == expected
+
+
+def test_what_is_undecided_says_what_would_decide_it() -> None:
+    (found,) = judgements([Budget.parse("top1-drop<=0.1")], REPORT)
+    assert str(found).startswith("UNDECIDED: top1-drop<=0.1points on openvino:cpu: 0.02 points (-0.1")
+    needed = int(found.reason.split()[1])
+    assert found.reason == f"about {needed} more labelled images would decide it"
+    share = 1 + needed / 10_000
+    grown = REPORT.model_copy(update={"accuracy": accuracy(round(31 * share), round(29 * share), 10_000 + needed)})
+    assert verdict("top1-drop<=0.1", grown) == "pass"
+    few = REPORT.model_copy(update={"benchmark": benchmark(100)})
+    (tail,) = judgements([Budget.parse("p99<=5ms")], few)
+    assert (tail.verdict, tail.high, tail.reason) == ("undecided", None, "more queries would decide it")
+
+
+def test_a_tail_that_is_too_slow_fails_also_with_few_queries() -> None:
+    slow = REPORT.model_copy(update={"benchmark": benchmark(100, scale=10)})
+    assert verdict("p99<=5ms", slow) == "fail"
+
+
+def test_what_was_not_measured_is_undecided() -> None:
+    prepared = TargetReport(target="tensorrt", status="prepared")
+    found = judgements(
+        [Budget.parse(text) for text in ("p99<=5ms", "top1-drop<=1", "size<=1MB", "speedup>=1")], prepared
+    )
+    assert {each.verdict for each in found} == {"undecided"}
+    what = "not measured; 'dnexport bench' or 'validate' judges it where its engine runs"
+    assert [str(each) for each in found] == [f"UNDECIDED: {each.budget} on tensorrt: {what}" for each in found]
+
+
+def test_accuracy_without_labels_says_what_it_needs() -> None:
+    unlabelled = accuracy(0, 0).model_copy(update={"top1": None, "lost": None, "gained": None, "labelled": 0})
+    (found,) = judgements([Budget.parse("top1-drop<=1")], REPORT.model_copy(update={"accuracy": unlabelled}))
+    assert (found.verdict, found.reason) == ("undecided", "the test images have no labels; add --data DIR")
+
+
+def test_exit_codes() -> None:
+    passed, open_, failed = judgements([Budget.parse(f"speedup>={x}") for x in (2, 3, 4)], REPORT)
+    assert exit_code([]) == exit_code([passed]) == 0
+    assert exit_code([passed, open_]) == 7
+    assert exit_code([open_, failed]) == 6
