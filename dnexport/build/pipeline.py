@@ -37,7 +37,7 @@ from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import environment, package_versions
-from dnexport.report.html import page_from_bundles
+from dnexport.report.document import write_report
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
@@ -178,8 +178,9 @@ def _pack(
         place(outcome, folder)
     manifest = _manifest(context, outcomes, referenced, int8, warnings)
     reports = {outcome.report.target: outcome.report for outcome in outcomes}
-    page = page_from_bundles([Bundle(folder, manifest, reports)], [str(output)])
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    whole = Bundle(folder, manifest, reports)
+    for name in ("report.html", "report.json"):
+        write_report([whole], [str(output)], folder / name)
     write_manifest(folder, manifest)
 
 

@@ -34,8 +34,10 @@ def export(
         )
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import canonical_graph
+        from dnexport.graph.contract import check_overwritable
         from dnexport.spec.record import write_atomically
 
+        check_overwritable(output)
         graph = canonical_graph(recipe, cache_folder(Path("engines/built") / recipe.name), view)
         write_atomically(output, graph.read_bytes())
         view.document({"graph": str(output.resolve()), "bytes": output.stat().st_size})

@@ -3,8 +3,11 @@
 import numpy as np
 
 from dnexport.errors import DataError
+from dnexport.measure.statistics import paired_drop_interval
 from dnexport.runtimes.arrays import Logits, LogitsPart
-from dnexport.spec.metrics import Accuracy
+from dnexport.spec.metrics import Accuracy, ClassDrop
+
+_WORST = 5
 
 
 def accuracy_from_logits(
@@ -41,21 +44,79 @@ def accuracy_from_logits(
     any_area = any(area is not None for area in areas[0])
     named, named_by_reference = logits.argmax(axis=1), reference.argmax(axis=1)
     right, reference_right = named[known] == labels[known], named_by_reference[known] == labels[known]
+    softmax, reference_softmax = _softmax(logits), _softmax(reference)
+    lost, gained = int((reference_right & ~right).sum()), int((~reference_right & right).sum())
+    drop = paired_drop_interval(lost, gained, labelled) if labelled else None
+    flipped = named != named_by_reference
+    single = not multi_label
     return Accuracy(
         samples=len(logits),
         labelled=labelled or int((answers >= 0).any(axis=1).sum()),
         top1=float(right.mean()) if labelled else None,
         top5=_top_k(logits[known], labels[known], 5) if labelled else None,
         reference_top1=float(reference_right.mean()) if labelled else None,
-        lost=int((reference_right & ~right).sum()) if labelled else None,
-        gained=int((~reference_right & right).sum()) if labelled else None,
-        agreement=float(((logits > 0) == (reference > 0) if multi_label else named == named_by_reference).mean()),
+        lost=lost if labelled else None,
+        gained=gained if labelled else None,
+        agreement=float(((logits > 0) == (reference > 0) if multi_label else ~flipped).mean()),
         max_abs_error=float(np.abs(logits.astype(np.float64) - reference).max()),
         max_abs_logit=float(np.abs(reference).max()),
         snr_db=snr_db(reference, logits),
         auroc=areas[0] if any_area else None,
         reference_auroc=areas[1] if any_area else None,
+        drop_interval=(100 * drop[0], 100 * drop[1]) if drop else None,
+        calibration_error=calibration_error(softmax[known], labels[known]) if labelled else None,
+        reference_calibration_error=calibration_error(reference_softmax[known], labels[known]) if labelled else None,
+        divergence=_divergence(reference_softmax, softmax) if single else None,
+        flipped_margin=float(_margins(reference_softmax[flipped]).max()) if single and flipped.any() else None,
+        worst_classes=_worst_classes(labels[known], reference_right, right),
     )
+
+
+def calibration_error(softmax: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from being right, over bins of confidence (Guo et al. 2017).
+
+    Args:
+        softmax: [samples, classes].
+        labels: [samples].
+        bins: of equal width.
+    """
+    confidence, right = softmax.max(axis=1), softmax.argmax(axis=1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float((right[index == i] - confidence[index == i]).sum())) for i in range(bins)]
+    return sum(gaps) / len(labels)
+
+
+def _softmax(logits: Logits) -> np.ndarray:
+    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _divergence(reference: np.ndarray, softmax: np.ndarray) -> float:
+    """Mean of Σ p·log(p/q), p the reference's; a probability that is 0 in float64 counts as the smallest number."""
+    least = np.finfo(np.float64).tiny
+    terms = reference * (np.log(np.maximum(reference, least)) - np.log(np.maximum(softmax, least)))
+    return max(0.0, float(terms.sum(axis=1).mean()))
+
+
+def _margins(softmax: np.ndarray) -> np.ndarray:
+    if softmax.shape[1] < 2:
+        return np.ones(len(softmax))
+    second, first = np.sort(softmax, axis=1)[:, -2:].T
+    return np.asarray(first - second)
+
+
+def _worst_classes(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[ClassDrop, ...]:
+    found = [
+        ClassDrop(
+            index=int(index),
+            images=int((labels == index).sum()),
+            lost=int((before & ~after & (labels == index)).sum()),
+            gained=int((~before & after & (labels == index)).sum()),
+        )
+        for index in np.unique(labels)
+    ]
+    worse = [each for each in found if each.lost > each.gained]
+    return tuple(sorted(worse, key=lambda each: (each.gained - each.lost, each.index))[:_WORST])
 
 
 def auroc(scores: np.ndarray, answers: np.ndarray) -> float | None:

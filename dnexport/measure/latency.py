@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnexport.data.images import Fed
-from dnexport.measure.statistics import median, median_interval, percentile
+from dnexport.measure.statistics import median, median_interval, percentile, upper_bound
 from dnexport.runtimes.arrays import LogitsPart
 from dnexport.runtimes.contract import Executed, Session
 from dnexport.runtimes.isolate import Worker
@@ -105,6 +105,8 @@ class Blocks:
             p50_ms=median(samples),
             p90_ms=percentile(samples, 0.90),
             p99_ms=percentile(samples, 0.99),
+            p90_bound_ms=upper_bound(samples, 0.90),
+            p99_bound_ms=upper_bound(samples, 0.99),
             images_per_second=batch * len(samples) / (sum(samples) / 1e3),
             warm_up_queries=self.warm_up_queries,
         )

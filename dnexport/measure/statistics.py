@@ -26,6 +26,16 @@ def percentile(samples: Sequence[float], quantile: float) -> float | None:
     return sorted(samples)[math.ceil(quantile * len(samples)) - 1]
 
 
+def upper_bound(samples: Sequence[float], quantile: float, confidence: float = CONFIDENCE) -> float | None:
+    """A sample that the quantile does not exceed with that confidence; None where `fewest_samples` is not reached.
+
+    MLPerf's early stopping: the t-1 largest samples are set aside and the largest that is left is the bound, t as large
+    as the binomial tail allows.
+    """
+    _, high = quantile_interval(samples, quantile, 1 - 2 * (1 - confidence))
+    return high
+
+
 def median(samples: Sequence[float]) -> float:
     """The median, for any number of samples."""
     return float(np.median(np.asarray(samples)))

@@ -12,7 +12,7 @@ import jinja2
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
 from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Benchmark, Environment, TargetReport, decibel_text
+from dnexport.spec.metrics import Accuracy, Benchmark, Environment, TargetReport, decibel_text
 
 
 @runtime_checkable
@@ -28,10 +28,15 @@ class Bundle(Protocol):
         """What it is."""
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of its manifest."""
+
+    @property
     def reports(self) -> Mapping[str, TargetReport]:
         """One a target."""
 
 
+_LINES = ((0.999, "keeps MLPerf's 99.9 %"), (0.99, "keeps MLPerf's 99 %"))
 # What must be equal for two bundles' numbers to stand side by side.
 _IDENTITY: dict[str, Callable[[Manifest], object]] = {
     "weights": lambda manifest: manifest.weights.digest,
@@ -54,6 +59,19 @@ class Column:
         return str(self.bundle.manifest.recipe.precision)
 
 
+def check_comparable(bundles: Sequence[Bundle]) -> None:
+    """Refuse bundles whose numbers may not stand side by side.
+
+    Raises:
+        UsageError: the first difference.
+    """
+    first = bundles[0].manifest
+    for what, value in _IDENTITY.items():
+        odd = next((b for b in bundles if value(b.manifest) != value(first)), None)
+        if odd is not None:
+            raise UsageError(f"bundles {bundles[0].path} and {odd.path} differ in their {what}", "report on each alone")
+
+
 def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
     """Render bundles of one network side by side.
 
@@ -64,11 +82,8 @@ def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
     Raises:
         UsageError: bundles whose numbers do not compare.
     """
+    check_comparable(bundles)
     first = bundles[0].manifest
-    for what, value in _IDENTITY.items():
-        odd = next((b for b in bundles if value(b.manifest) != value(first)), None)
-        if odd is not None:
-            raise UsageError(f"bundles {bundles[0].path} and {odd.path} differ in their {what}", "report on each alone")
     reports = [Column(bundle, report) for bundle in bundles for report in bundle.reports.values()]
     engines = [column for column in reports if column.report.status == "validated"]
     return (
@@ -116,6 +131,22 @@ def _verdict(column: Column) -> str:
     return "; ".join(parts)
 
 
+def _drop(accuracy: Accuracy) -> str:
+    if accuracy.drop_interval is None or accuracy.lost is None or accuracy.gained is None:
+        return "–"
+    low, high = accuracy.drop_interval
+    return f"{100 * (accuracy.lost - accuracy.gained) / accuracy.labelled:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _kept(accuracy: Accuracy) -> str:
+    """The share of the reference's top-1, and which of MLPerf's lines it keeps."""
+    if accuracy.top1 is None or not accuracy.reference_top1:
+        return "–"
+    share = accuracy.top1 / accuracy.reference_top1
+    line = next((words for least, words in _LINES if share >= least), "below MLPerf's 99 %")
+    return f"{share:.2%}, {line}"
+
+
 def _plot(engines: Sequence[Column]) -> str | None:
     rows = []
     for column in engines:
@@ -156,6 +187,8 @@ def _environment() -> jinja2.Environment:
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
     environment.filters["area"] = lambda value: "–" if value is None else f"{value:.4f}"
     environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
+    environment.filters["drop"] = _drop
+    environment.filters["kept"] = _kept
     environment.filters["db"] = decibel_text
     environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"
     environment.filters["ratio"] = lambda value: "–" if value is None else str(value)

@@ -14,6 +14,22 @@ def decibel_text(snr_db: float | None) -> str:
     return "exact" if snr_db is None else f"{snr_db:.1f} dB"
 
 
+class ClassDrop(Record):
+    """What became of the images of one class.
+
+    Attributes:
+        index: of the class.
+        images: labelled with it.
+        lost: that the reference has right and the engine wrong.
+        gained: the other way round.
+    """
+
+    index: int
+    images: int
+    lost: int
+    gained: int
+
+
 class Accuracy(Record):
     """An engine against the PyTorch reference (agreement) and against labels (accuracy), on the same samples.
 
@@ -32,6 +48,13 @@ class Accuracy(Record):
         auroc: of multi-label networks, by class, the area under the ROC curve (`measure.accuracy`); None for a class of
             which not both answers are known; None for all others.
         reference_auroc: of the PyTorch reference on the same images.
+        drop_interval: 95 % score interval of the paired drop in top-1 (`measure.statistics`), in points.
+        calibration_error: expected calibration error of the engine's softmax on labelled images (`measure.accuracy`).
+        reference_calibration_error: of the reference's.
+        divergence: mean Kullback-Leibler divergence of the engine's softmax from the reference's, in nats.
+        flipped_margin: the reference's largest margin, the probability of its first class less that of its second, on
+            an image whose answer changed: near 0 only ties fell the other way; None where no answer changed.
+        worst_classes: with most losses beyond gains, at most five, worst first; classes without a loss are not named.
     """
 
     samples: int = Field(ge=1)
@@ -47,6 +70,12 @@ class Accuracy(Record):
     snr_db: float | None
     auroc: tuple[float | None, ...] | None = None
     reference_auroc: tuple[float | None, ...] | None = None
+    drop_interval: tuple[float, float] | None = None
+    calibration_error: float | None = None
+    reference_calibration_error: float | None = None
+    divergence: float | None = None
+    flipped_margin: float | None = None
+    worst_classes: tuple[ClassDrop, ...] = ()
 
     @property
     def mean_auroc(self) -> tuple[float, float] | None:
@@ -67,6 +96,8 @@ class Latency(Record):
         p50_ms: median.
         p90_ms: 90th percentile; None where the queries are too few to bound it (`measure.statistics`).
         p99_ms: 99th percentile; None likewise.
+        p90_bound_ms: below which the 90th percentile lies with 99 % confidence; None likewise.
+        p99_bound_ms: likewise of the 99th.
         images_per_second: images of all measured queries by the sum of their times, one query at a time.
         warm_up_queries: queries before the first measured one, not in the samples.
     """
@@ -77,6 +108,8 @@ class Latency(Record):
     p50_ms: float
     p90_ms: float | None
     p99_ms: float | None
+    p90_bound_ms: float | None = None
+    p99_bound_ms: float | None = None
     images_per_second: float
     warm_up_queries: int
 

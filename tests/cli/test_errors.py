@@ -52,6 +52,11 @@ def build(*arguments: str) -> list[str]:
 
 LOCAL = ["--target", "onnxruntime:cpu", "--allow-execution", "f32"]
 CASES = {
+    "an export over another file": (["export", "--arch", NAME, "--weights", "random", "-o", "typo.toml"], 2, "output typo.toml exists and is no graph; choose another --output"),
+    "a report over another file": (["report", "empty", "-o", "typo.toml"], 3, "empty is not a bundle"),
+    "a budget on nothing": (build("--arch", NAME, "--require", "p98<=5ms"), 2, "is about an unknown metric; did you mean p9"),
+    "a fleet that is not known": (build("--arch", NAME, "--target", "@jetson-orinn"), 2, "there is no fleet '@jetson-orinn'; did you mean @jetson-orin"),
+    "a batch that descends": (build("--arch", NAME, "--batch", "4..2..8"), 2, "is not 1 <= min <= opt <= max"),
     "unknown arch": (build("--arch", "densenet112"), 3, "unknown arch 'densenet112'; did you mean densenet"),
     "missing checkpoint": (build("--weights", "none.pth", "--arch", NAME), 3, "checkpoint none.pth does not exist; give a .pt"),
     "truncated checkpoint": (build("--weights", "cut.pth", "--arch", NAME), 3, "cut.pth is truncated or no PyTorch file; download or copy it again"),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnexport.errors import DataError
-from dnexport.measure.accuracy import accuracy_from_logits, auroc, snr_db
+from dnexport.measure.accuracy import accuracy_from_logits, auroc, calibration_error, snr_db
 
 
 def logits(count: int = 200, classes: int = 10, seed: int = 0) -> np.ndarray:
@@ -84,3 +84,45 @@ def test_auroc_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
         assert area is None
     else:
         assert area == pytest.approx(roc_auc_score(answers[known], scores[known]))
+
+
+def test_the_paired_drop_has_its_interval_and_the_worst_classes_are_named() -> None:
+    """Of 300 images, 100 a class, PyTorch has all right; the engine loses four of class 2 and one of class 0."""
+    labels = np.repeat(np.arange(3), 100)
+    reference = 4 * np.eye(3, dtype=np.float32)[labels]
+    answers = reference.copy()
+    answers[[0, 200, 201, 202, 203]] = [0, 5, 0]
+    found = accuracy_from_logits(reference, answers, labels)
+    low, high = found.drop_interval
+    assert low < 100 * 5 / 300 < high
+    assert [(each.index, each.images, each.lost, each.gained) for each in found.worst_classes] == [
+        (2, 100, 4, 0),
+        (0, 100, 1, 0),
+    ]
+    assert accuracy_from_logits(reference, reference, labels).worst_classes == ()
+
+
+def test_divergence_and_margin_are_scipys_and_by_hand() -> None:
+    from scipy.special import rel_entr, softmax
+
+    reference, answers = logits(), logits() + logits(seed=1) * np.float32(0.5)
+    found = accuracy_from_logits(reference, answers, np.full(200, -1))
+    p, q = softmax(reference.astype(np.float64), axis=1), softmax(answers.astype(np.float64), axis=1)
+    assert found.divergence == pytest.approx(rel_entr(p, q).sum(axis=1).mean(), rel=1e-9)
+    changed = reference.argmax(1) != answers.argmax(1)
+    first_two = np.sort(p[changed], axis=1)[:, -2:]
+    assert found.flipped_margin == pytest.approx((first_two[:, 1] - first_two[:, 0]).max())
+    same = accuracy_from_logits(reference, reference, np.full(200, -1))
+    assert (same.divergence, same.flipped_margin) == (0, None)
+
+
+def test_calibration_error_of_known_confidence() -> None:
+    """Confidence 0.8 and right in 6 of 10 cases: an error of 0.2; confidence 0.55, right in 11 of 20: none."""
+    sure = np.tile([0.8, 0.2], (10, 1))
+    labels = np.array([0] * 6 + [1] * 4)
+    assert calibration_error(sure, labels) == pytest.approx(0.2)
+    unsure = np.tile([0.55, 0.45], (20, 1))
+    assert calibration_error(unsure, np.array([0] * 11 + [1] * 9)) == pytest.approx(0)
+    both = calibration_error(np.concatenate([sure, unsure]), np.array([0] * 6 + [1] * 4 + [0] * 11 + [1] * 9))
+    assert both == pytest.approx(0.2 / 3)
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0

@@ -12,6 +12,7 @@ from dnexport.measure.statistics import (
     percentile,
     quantile_interval,
     share_interval,
+    upper_bound,
 )
 
 samples = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=600)
@@ -113,3 +114,11 @@ def test_a_drops_interval_covers_as_promised() -> None:
     draws = generator.multinomial(n, [0.007, 0.003, 0.99], size=4000)
     covered = [low <= true <= high for low, high in (paired_drop_interval(int(a), int(b), n) for a, b, _ in draws)]
     assert 0.94 <= np.mean(covered) <= 0.965
+
+
+@pytest.mark.parametrize(("quantile", "n"), [(0.9, 44), (0.9, 500), (0.99, 459), (0.99, 3000)])
+def test_an_upper_bound_is_mlperfs_early_stopping(quantile: float, n: int) -> None:
+    """The t - 1 largest are set aside, t the largest with P(fewer than t of n lie above the quantile) <= 1 %."""
+    t = max(t for t in range(1, n) if stats.binom.cdf(t - 1, n, 1 - quantile) <= 0.01 + 1e-12)
+    assert upper_bound([float(i) for i in range(1, n + 1)], quantile) == n - t + 1
+    assert upper_bound([1.0] * (fewest_samples(quantile) - 1), quantile) is None
