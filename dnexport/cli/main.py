@@ -1,6 +1,7 @@
 """The ``dnexport`` program. Importing it imports no SDK; each command imports what it needs when it runs."""
 
 import io
+import json
 import sys
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from dnexport.cli import (
     validate,
 )
 from dnexport.cli.compile import compile_command
+
+SCHEMA = 1
 
 app = typer.Typer(
     name="dnexport",
@@ -65,4 +68,22 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
-    app()
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command. Typer's own refusals, of unknown options and missing arguments, are documents too."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except Exception as exc:
+        # They share no public base class across the versions of Typer, but what click gave them.
+        words, code = getattr(exc, "format_message", None), getattr(exc, "exit_code", None)
+        if words is None or code is None:
+            raise
+        from typer import rich_utils
+
+        rich_utils.rich_format_error(exc)  # type: ignore[arg-type]
+        if "--json" in sys.argv and words():
+            error = {"class": "UsageError", "message": words().rstrip("."), "remedy": "see 'dnexport --help'"}
+            typer.echo(json.dumps({"schema": SCHEMA, "status": "failed", "error": error}))
+        return int(code)

@@ -117,6 +117,27 @@ def test_a_failure_in_json_is_a_document_too(files: Path, run_cli: Run) -> None:
     assert "did you mean" in document["error"]["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--archh", "x"], "No such option: --archh"),
+        (["predict"], "Missing argument 'bundle'"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_is_a_document_too(
+    arguments: list[str], message: str, files: Path, run_cli: Run
+) -> None:
+    done = run_cli(*arguments, "--json", cwd=files)
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert (document["status"], document["error"]["class"]) == ("failed", "UsageError")
+    assert message in document["error"]["message"]
+    assert "Error" in done.stderr
+    plain = run_cli(*arguments, cwd=files)
+    assert (plain.returncode, plain.stdout) == (2, "")
+
+
 def test_debug_shows_the_traceback(files: Path, run_cli: Run) -> None:
     done = run_cli("build", "--arch", "densenet112", "--debug", cwd=files)
     assert done.returncode == 3
