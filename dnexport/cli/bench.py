@@ -14,6 +14,9 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch.")] = 8,
     block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
     batch: Annotated[int, typer.Option(min=1, help="Images a query.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of every session.", show_default="all processors")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
     require: o.Require = None,
     as_json: o.Json = False,
@@ -31,7 +34,7 @@ def bench(
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
-        protocol = Bench(rounds=rounds, block_s=block, batch=batch, compile=compiled)
+        protocol = Bench(rounds=rounds, block_s=block, batch=batch, threads=threads, compile=compiled)
         opened = Bundle.open(bundle, expect_digest)
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         judged = judged_again(opened, require, {name: {"benchmark": each} for name, each in found.items()})

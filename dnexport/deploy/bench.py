@@ -33,7 +33,7 @@ def measure_engines(
         bench: rounds, block length, batch.
         tick: told how many of how many rounds are done.
     """
-    threads = available_threads()
+    threads = bench.threads or available_threads()
     with contextlib.ExitStack() as stack:
         references, tried = _references(factory, images, bench, threads, stack) if factory else ({}, {})
         workers = [*references.values(), *(_worker(engine, images, threads, stack) for engine in engines)]
@@ -47,7 +47,7 @@ def blocks_of_engines(
     engines: Sequence[Engine], images: Feed, bench: Bench, tick: Callable[[int, int], None]
 ) -> list[Blocks]:
     """The raw times of engines, of one target or several, in the same alternating rounds."""
-    threads = available_threads()
+    threads = bench.threads or available_threads()
     with contextlib.ExitStack() as stack:
         return _alternated([_worker(engine, images, threads, stack) for engine in engines], bench, tick)
 

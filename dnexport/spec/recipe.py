@@ -56,12 +56,14 @@ class Bench(Record):
         rounds: alternations between the engines and the references; each gives one ratio.
         block_s: least length of a block of queries, in seconds.
         batch: images a query.
+        threads: of every session; all processors where it is None.
         compile: let torch.compile compete as a PyTorch reference; compiling densenet121 takes two minutes on two cores.
     """
 
     rounds: int = Field(default=8, ge=1)
     block_s: float = Field(default=0.2, gt=0)
     batch: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     compile: bool = False
 
 
