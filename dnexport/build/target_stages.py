@@ -193,7 +193,7 @@ def _with_validation(
         "batch": context.recipe.profile.max_batch,
         "machine": machine_identity(),
     }
-    folder = context.stages.run(f"validate:{engine.target}", 2, inputs, make)
+    folder = context.stages.run(f"validate:{engine.target}", 3, inputs, make)
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
     if not report.companion:  # a companion is labelled with what it executes
         check_execution(engine.target, engine.precision, found.executed, context.recipe.allow_execution)
@@ -235,7 +235,7 @@ def _with_graph_accuracy(
         )
     notes = (*notes, "its lowered graph was compared with PyTorch instead")
     inputs = {"lowered": stage_key(lowered), "reference": stage_key(referenced)}
-    folder = context.stages.run(f"check-graph:{report.target}", 1, inputs, make)
+    folder = context.stages.run(f"check-graph:{report.target}", 2, inputs, make)
     accuracy = Accuracy.model_validate_json((folder / "accuracy.json").read_bytes())
     return report.model_copy(update={"graph_accuracy": accuracy, "notes": notes})
 
