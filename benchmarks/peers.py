@@ -164,6 +164,7 @@ def ours(placement: str, observer: str = "minmax") -> Callable[[Path, np.ndarray
 CONFIGURATIONS: dict[str, tuple[str, Callable[[Path, np.ndarray, Path], None]]] = {
     "dnexport (default)": ("dnexport", ours("activation")),
     "dnexport, placement state": ("dnexport", ours("state")),
+    "dnexport, state, entropy": ("dnexport", ours("state", "entropy")),
     "ONNX Runtime min-max (default)": ("dnexport", onnxruntime_static("min-max", convolutions=False)),
     "ONNX Runtime percentile": ("dnexport", onnxruntime_static("percentile", convolutions=False)),
     "ONNX Runtime entropy": ("dnexport", onnxruntime_static("entropy", convolutions=False)),

@@ -7,9 +7,12 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dnexport.bundle.verify import Bundle
+from dnexport.models.zoo import module_from_seed
+from dnexport.spec.archs.densenet import DenseNetArch
 from tests.bundle.test_session import built
 
 LARGEST_MB = 200
@@ -29,7 +32,11 @@ def device(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return built(tmp_path_factory.mktemp("bundle") / "b", batch="1..1..4")
+    """Of weights in a file, which count as trained, so that it may be packed."""
+    folder = tmp_path_factory.mktemp("bundle")
+    module = module_from_seed(DenseNetArch(blocks=(2, 2), k=8, stem="cifar", init=8, classes=10), (32, 32), 0)
+    torch.save(module.state_dict(), folder / "w.pth")
+    return built(folder / "b", arch=None, weights=str(folder / "w.pth"), batch="1..1..4")
 
 
 def run(device: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +72,24 @@ def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle:
     assert answer.returncode == 0, answer.stderr
     best = json.loads(answer.stdout)[str(tmp_path / "a.png")][0]["name"]
     assert best == bundle.manifest.class_names[bundle.golden().logits[0].argmax()]
+
+
+def test_an_archive_from_the_host_is_unpacked_and_pinned(device: Path, bundle: Bundle, tmp_path: Path) -> None:
+    archive, folder = tmp_path / "b.tar", tmp_path / "unpacked"
+    bundle = Bundle.open(bundle.path)  # as it is now: another test compiles in it
+    host = Path(sys.executable)
+    packed = run(host, "package", str(bundle.path), "--format", "tar", "-o", str(archive), "--json")
+    assert packed.returncode == 0, packed.stderr
+    command = ["package", str(archive), "--format", "folder", "-o", str(folder)]
+    wrong = run(device, *command, "--expect-digest", "0" * 64)
+    assert wrong.returncode == 8
+    assert not folder.exists()
+    done = run(device, *command, "--expect-digest", bundle.digest)
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(folder, bundle.digest).manifest == bundle.manifest
+    told = run(device, "check", str(archive))
+    assert told.returncode == 3
+    assert f"b.tar is a file, not a bundle; unpack it: dnexport package {archive} --format folder -o DIR" in told.stderr
 
 
 def test_what_the_host_has_is_named_where_it_is_needed(device: Path) -> None:

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "dnexport build --weights model.safetensors --fp16 --target @jetson-orin --target @rtx --target openvino:cpu --allow-execution bf16": "benchmarks/headline.py builds a fleet, tests/build/test_fleet.py a small one",
     "dnexport package engines/built/model-fp16 --format tar -o model-fp16.tar": "tests/test_device.py packs and unpacks",
     "dnexport package model-fp16.tar --format folder -o model-fp16": "tests/test_device.py packs and unpacks",
-    "dnexport package model-fp16 --format triton --target onnxruntime:cuda -o models": "tests/deploy/test_package.py makes repositories",
+    "dnexport package model-fp16 --format triton --target openvino:cpu -o models": "tests/deploy/test_package.py makes repositories",
     "dnexport check model-fp16": "tests/test_device.py checks",
     "dnexport compile model-fp16 --target tensorrt": "run nowhere: it needs a GPU; tests/test_device.py compiles for ONNX Runtime",
     "dnexport bench model-fp16 --target tensorrt": "run nowhere: it needs a GPU; tests/test_device.py measures on ONNX Runtime",

@@ -9,7 +9,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dnexport.bundle.lock import locked
@@ -24,15 +24,19 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def staging(destination: Path) -> Iterator[Path]:
+def staging(destination: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary sibling that becomes ``destination`` when the block ends without an exception.
+
+    Args:
+        destination: a bundle's directory, or one of another kind.
+        check: refuses a destination that may not be replaced; `check_replaceable` where it is None.
 
     Raises:
         UsageError: the destination is something other than a bundle or an empty directory, or another process is
             writing it.
         StorageError: the file system refuses.
     """
-    check_replaceable(destination)
+    (check or check_replaceable)(destination)
     try:
         temporary = _claimed(destination)
     except OSError as exc:

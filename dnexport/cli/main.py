@@ -17,6 +17,7 @@ from dnexport.cli import (
     doctor,
     export,
     inspect,
+    package,
     predict,
     report,
     train,
@@ -44,6 +45,7 @@ app.command("check")(check.check)
 app.command("validate")(validate.validate)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
+app.command("package")(package.package)
 app.command("archs")(archs.archs)
 app.command("doctor")(doctor.doctor)
 
