@@ -17,6 +17,7 @@ from dnexport.deploy.targets import Chosen
 from dnexport.errors import BudgetFailed, TargetUnavailable
 from dnexport.measure.environment import machine_identity
 from dnexport.measure.latency import Blocks, ratio_from_blocks
+from dnexport.runtimes.arrays import whole_batches
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import Ratio
 from dnexport.spec.quantization import Placement, Trial
@@ -90,8 +91,9 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
     def make(folder: Path) -> None:
         engines = [_engine(context, target, each) for each in folders.values()]
         with np.load(referenced / GOLDEN) as golden:
-            images = feed_from_pixels(golden["images"][:16], context.network.preprocess)
-        blocks = blocks_of_engines(engines, images, context.recipe.bench, context.progress.advance)
+            pixels = whole_batches(golden["images"][:16], context.recipe.measured.batch)
+            images = feed_from_pixels(pixels, context.network.preprocess)
+        blocks = blocks_of_engines(engines, images, context.recipe.measured, context.progress.advance)
         measured = dict(zip(folders, blocks, strict=True))
         trials = tuple(_trial(placement, found, measured) for placement, found in tried.items())
         plan = plan_from_file(folders[choice(trials)] / PLAN)
@@ -102,7 +104,8 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
         "quantized": {placement: stage_key(folder) for placement, folder in folders.items()},
         "refused": {placement: str(found) for placement, found in tried.items() if isinstance(found, BudgetFailed)},
         "target": str(target),
-        "bench": context.recipe.bench.content_digest(),
+        "bench": context.recipe.measured.content_digest(),
+        "engine": [context.recipe.batch, context.recipe.input, context.recipe.engine.content_digest()],
         "machine": machine_identity(),
     }
     decided = context.stages.run("placement", 1, inputs, make)

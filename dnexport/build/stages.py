@@ -39,7 +39,7 @@ class Stages:
         self._root = root
         self._progress = progress
         self._versions = package_versions()
-        remove_abandoned(root, ".*.partial")
+        remove_abandoned(root.glob(".*.partial"))
         self.runs: dict[str, StageRun] = {}
 
     def run(self, name: str, version: int, inputs: dict[str, Any], make: Callable[[Path], None]) -> Path:

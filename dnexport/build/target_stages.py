@@ -118,9 +118,10 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
         len(labels),
         logits,
         labels,
-        min(context.recipe.profile.max_batch, 32),
+        context.recipe.profile.within(32),
         trained,
         context.network.multi_label,
+        context.recipe.profile.min_batch,
     )
 
 

@@ -19,7 +19,7 @@ from typing import IO, cast
 from dnexport.bundle.pack import MANIFEST
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import IntegrityError, UsageError, error_from_os_error
-from dnexport.runtimes.scratch import remove_abandoned
+from dnexport.runtimes.scratch import remove_abandoned, siblings
 
 SUFFIXES = (".tar", ".tar.gz")
 # What a bundle may hold: the largest plan is far below the one, a golden set and a dozen targets below the others.
@@ -53,7 +53,7 @@ def write_archive(bundle: Bundle, output: Path) -> None:
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(output.parent, f".{output.name}.*.partial")
+        remove_abandoned(siblings(output, "partial"))
         temporary.mkdir()  # a folder: only such ones are removed when this process is killed
         with (temporary / output.name).open("wb") as file:
             _write(bundle, file, compress=output.name.endswith(".gz"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dnexport.bundle.lock import locked
 from dnexport.errors import UsageError, error_from_os_error
-from dnexport.runtimes.scratch import is_abandoned, owner_of, remove_abandoned
+from dnexport.runtimes.scratch import is_abandoned, owner_of, remove_abandoned, siblings
 from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
 
@@ -36,7 +36,12 @@ def staging(destination: Path, check: Callable[[Path], None] | None = None) -> I
             writing it.
         StorageError: the file system refuses.
     """
-    (check or check_replaceable)(destination)
+    destination = Path(os.path.abspath(destination))  # '.' has no name and no parent of its own
+    check = check or check_replaceable
+    check(destination)
+    if os.path.ismount(destination):
+        what = f"output {destination} is a mount point, which cannot be replaced as a whole"
+        raise UsageError(what, "give a folder inside of it")
     try:
         temporary = _claimed(destination)
     except OSError as exc:
@@ -44,6 +49,7 @@ def staging(destination: Path, check: Callable[[Path], None] | None = None) -> I
     try:
         yield temporary
         _sync(temporary)
+        check(destination)  # something may have been put there meanwhile
         _put_in_place(temporary, destination)
     except OSError as exc:
         raise error_from_os_error(exc, destination) from exc
@@ -54,11 +60,10 @@ def staging(destination: Path, check: Callable[[Path], None] | None = None) -> I
 def _claimed(destination: Path) -> Path:
     """An empty sibling that tells other processes that this one writes ``destination``."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partials = f".{destination.name}.*.partial"
     with locked(destination.with_name(f".{destination.name}.lock")):
         _restore_retired(destination)
-        remove_abandoned(destination.parent, partials)
-        for other in destination.parent.glob(partials):
+        remove_abandoned(siblings(destination, "partial"))
+        for other in siblings(destination, "partial"):
             raise UsageError(
                 f"output {destination} is being written by process {owner_of(other)}",
                 "wait for it or choose another --output",
@@ -77,6 +82,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
+def check_outside_bundles(output: Path) -> None:
+    """Refuse to write a file into a bundle, whose manifest would not know it.
+
+    Raises:
+        UsageError: the output lies in one.
+    """
+    for folder in Path(os.path.abspath(output)).parents:
+        if (folder / MANIFEST).is_file():
+            raise UsageError(
+                f"output {output} lies in bundle {folder}, which would be damaged", "choose another --output"
+            )
+
+
 def check_replaceable(destination: Path) -> None:
     """Refuse to replace what is not a bundle.
 
@@ -93,7 +111,7 @@ def check_replaceable(destination: Path) -> None:
 
 def _restore_retired(destination: Path) -> None:
     """Bring back a bundle whose replacement was interrupted between two renames."""
-    for retired in destination.parent.glob(f".{destination.name}.*.retired"):
+    for retired in siblings(destination, "retired"):
         if is_abandoned(retired) and not destination.exists():
             retired.rename(destination)
         elif is_abandoned(retired):

@@ -9,22 +9,24 @@ remembered per engine, library and device; a machine that has no place to rememb
 
 import contextlib
 import hashlib
+import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from dnexport.data.images import PixelBatch, Pixels, feed_from_pixels, pixels_from_file, pixels_from_image
+from dnexport.data.images import Fed, PixelBatch, Pixels, feed_from_pixels, pixels_from_file, pixels_from_image
 from dnexport.errors import BadInput, TargetUnavailable, UsageError
 from dnexport.runtimes.arrays import Logits, LogitsPart, whole_batches
 from dnexport.runtimes.cache import cache_folder
 from dnexport.runtimes.contract import SessionOptions
+from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
-from dnexport.spec.record import nearest
+from dnexport.spec.record import digest_from_file, nearest
 from dnexport.spec.target import Target
 
 if TYPE_CHECKING:
@@ -55,16 +57,18 @@ class BundleSession:
         engine = bundle.engine(str(self.target))
         digest = bundle.reports[str(self.target)].engine_digest
         assert engine is not None
-        cache = cache_folder("engines") / (digest or "unnamed")[:24]
-        options = session_options(recipe.precision, self.target, threads, streams, cache)
-        _try_once(engine, digest, self.target, options)
+        digest = digest or digest_from_file(engine)
+        options = session_options(recipe.precision, self.target, threads, streams, _made(f"engines/{digest[:24]}"))
+        feed = feed_from_pixels(self._zeros(self._profile.min_batch), self._preprocess)
+        _try_once(engine, digest, self.target, options, feed(recipe.input))
+        self._closed = False
         self._session = open_session(engine, self.target, options)
         concurrent = runtime_for(self.target).concurrent
         self._turn: contextlib.AbstractContextManager[object] = (
             contextlib.nullcontext() if concurrent else threading.Lock()
         )
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Logits:
+    def __call__(self, images: Picture | Iterable[Picture]) -> Logits:
         """Logits, float32 [images, classes].
 
         Args:
@@ -73,9 +77,12 @@ class BundleSession:
                 width, channels], in the bundle's order of channels.
 
         Raises:
+            UsageError: the session is closed.
             DataError: a file cannot be decoded.
-            BadInput: an array of another type or shape, or nothing.
+            BadInput: something else than a picture, an array of another type or shape, or nothing.
         """
+        if self._closed:
+            raise UsageError("the session is closed", "open another one with Bundle.session()")
         feed = feed_from_pixels(self._pixels(images), self._preprocess)
         fed = feed(self._session.input_type)
         largest, least = self._profile.max_batch, self._profile.min_batch
@@ -93,6 +100,7 @@ class BundleSession:
 
     def close(self) -> None:
         """Give back what the engine holds; the second call does nothing."""
+        self._closed = True
         self._session.close()
 
     def __enter__(self) -> "BundleSession":
@@ -101,9 +109,11 @@ class BundleSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pixels(self, images: Picture | Sequence[Picture]) -> PixelBatch:
+    def _pixels(self, images: Picture | Iterable[Picture]) -> PixelBatch:
         if isinstance(images, np.ndarray):
             return self._checked(images if images.ndim == 4 else images[None])
+        if isinstance(images, bytes) or not isinstance(images, Path | str | Image.Image | Iterable):
+            raise _no_picture(images)
         pictures = [images] if isinstance(images, Path | str | Image.Image) else list(images)
         if not pictures:
             raise BadInput("there is no picture to answer for", "give at least one")
@@ -115,17 +125,37 @@ class BundleSession:
             return one
         if isinstance(picture, Image.Image):
             return pixels_from_image(picture, self._preprocess)
+        if not isinstance(picture, Path | str):
+            raise _no_picture(picture)
         return pixels_from_file(Path(picture), self._preprocess)
 
     def _checked(self, pixels: np.ndarray) -> PixelBatch:
         shape = (*self._preprocess.input_size, self._preprocess.planes)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != shape or not len(pixels):
+            resized = "give Image.fromarray(array) where it has to be resized"
             raise BadInput(
-                f"an array of pixels is uint8 [batch, {', '.join(map(str, shape))}] and not {pixels.dtype}"
-                f" {list(pixels.shape)}",
-                "give Image.fromarray(array) where it has to be resized",
+                f"an array of pixels is uint8 [batch, {', '.join(map(str, shape))}], channels last, and not"
+                f" {pixels.dtype} {list(pixels.shape)}",
+                resized if pixels.dtype == np.uint8 else "give pixels from 0 to 255 as they are, not normalised",
             )
         return pixels
+
+    def _zeros(self, batch: int) -> PixelBatch:
+        return np.zeros((batch, *self._preprocess.input_size, self._preprocess.planes), np.uint8)
+
+
+def _no_picture(given: object) -> BadInput:
+    return BadInput(f"a picture is not a {type(given).__name__}", "give paths, Pillow images or uint8 arrays")
+
+
+def _made(kind: str) -> Path | None:
+    """A folder of the cache; None on a machine that has no place for it."""
+    try:
+        folder = cache_folder(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a home that is read-only, or none at all
+        return None
+    return folder
 
 
 def runnable_target(bundle: "Bundle", name: str | None) -> Target:
@@ -153,20 +183,23 @@ def runnable_target(bundle: "Bundle", name: str | None) -> Target:
     )
 
 
-def _try_once(engine: Path, digest: str | None, target: Target, options: SessionOptions) -> None:
-    """Let a child process load the engine, unless one has done so before.
+def _try_once(engine: Path, digest: str, target: Target, options: SessionOptions, images: Fed) -> None:
+    """Let a child process load the engine and answer, unless one has done so before on this machine.
 
     Raises:
         BuildFailed: the runtime refuses it.
         WorkerCrashed: it crashes or hangs.
     """
     runtime = runtime_for(target)
-    identity = (digest, str(target), runtime.runs(target).reason, options.execution, options.threads, options.streams)
-    mark = cache_folder("tried") / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-    if mark.exists():
+    asked = (options.execution, options.threads, options.streams)
+    identity = (digest, str(target), runtime.runs(target).reason, asked, platform.node(), gpu_identity())
+    marks = _made("tried")
+    mark = marks / hashlib.sha256(repr(identity).encode()).hexdigest()[:32] if marks is not None else None
+    if mark is not None and mark.exists():
         return
     with Worker(f"loading {target}", env=runtime.environment(target), threads=options.threads) as worker:
         worker.create(open_session, engine, target, options)
-    with contextlib.suppress(OSError):  # a read-only home is no reason to fail
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        worker.method("values", images)
+    if mark is not None:
+        with contextlib.suppress(OSError):  # a read-only home is no reason to fail
+            mark.touch()

@@ -1,6 +1,7 @@
 """Open a bundle: nothing in it is trusted until its digest is checked."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +54,7 @@ class Bundle:
     digest: str = ""
 
     @classmethod
-    def open(cls, path: Path, expect_digest: str | None = None) -> "Bundle":
+    def open(cls, path: Path | str, expect_digest: str | None = None) -> "Bundle":
         """Read the manifest and check every file against it.
 
         Args:
@@ -62,15 +63,19 @@ class Bundle:
                 damage, not who made it.
 
         Raises:
+            UsageError: an expected digest that is none.
             BadInput: no bundle is there.
             IntegrityError: another digest than expected, a manifest that is not understood, or a file that is missing,
                 added, changed or outside.
         """
+        path = Path(path)
+        expected = None if expect_digest is None else _digest_from_text(expect_digest)
         content = _manifest_bytes(path)
         digest = hashlib.sha256(content).hexdigest()
-        if expect_digest is not None and expect_digest.lower().removeprefix("sha256:") != digest:
+        if expected is not None and expected != digest:
             raise IntegrityError(
-                f"bundle {path} has the digest {digest}, not {expect_digest}", "get the bundle again from who made it"
+                f"bundle {path} has the digest {digest}, not {expected}",
+                "get the bundle again from who made it; 'dnexport compile' gives it a new digest, which it prints",
             )
         manifest = _manifest(path, content)
         _check_files(path, manifest)
@@ -123,6 +128,14 @@ class Bundle:
                 return GoldenSamples(arrays["images"], arrays["logits"], arrays["labels"])
         except (OSError, ValueError, KeyError) as exc:
             raise IntegrityError(f"{GOLDEN} of bundle {self.path} holds no golden samples", "build it again") from exc
+
+
+def _digest_from_text(text: str) -> str:
+    digest = text.strip().lower().removeprefix("sha256:")
+    if re.fullmatch("[0-9a-f]{64}", digest) is None:
+        what = f"a bundle's digest has 64 hexadecimal digits, and '{text}' is none"
+        raise UsageError(what, "'dnexport build' prints it as 'digest'")
+    return digest
 
 
 def _manifest_bytes(path: Path) -> bytes:

@@ -13,7 +13,9 @@ def bench(
     expect_digest: o.ExpectDigest = None,
     rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch.")] = 8,
     block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
-    batch: Annotated[int, typer.Option(min=1, help="Images a query.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images a query.", show_default="1, or the least it takes")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of every session.", show_default="all processors")
     ] = None,
@@ -34,8 +36,9 @@ def bench(
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
-        protocol = Bench(rounds=rounds, block_s=block, batch=batch, threads=threads, compile=compiled)
         opened = Bundle.open(bundle, expect_digest)
+        images = batch or opened.manifest.recipe.profile.within(1)
+        protocol = Bench(rounds=rounds, block_s=block, batch=images, threads=threads, compile=compiled)
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         judged = judged_again(opened, require, {name: {"benchmark": each} for name, each in found.items()})
         view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))

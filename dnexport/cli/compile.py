@@ -19,4 +19,6 @@ def compile_command(
         from dnexport.cli.render import show_build
         from dnexport.deploy.native import compile_bundle
 
-        show_build(view, compile_bundle(Bundle.open(bundle, expect_digest), target, view), ())
+        before = Bundle.open(bundle, expect_digest)
+        show_build(view, compile_bundle(before, target, view), ())
+        view.say(f"its digest was {before.digest}")

@@ -34,9 +34,11 @@ def export(
         )
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import canonical_graph
+        from dnexport.bundle.pack import check_outside_bundles
         from dnexport.graph.contract import check_overwritable
         from dnexport.spec.record import write_atomically
 
+        check_outside_bundles(output)
         check_overwritable(output)
         graph = canonical_graph(recipe, cache_folder(Path("engines/built") / recipe.name), view)
         write_atomically(output, graph.read_bytes())

@@ -24,6 +24,7 @@ from dnexport.cli import (
     validate,
 )
 from dnexport.cli.compile import compile_command
+from dnexport.errors import INTERRUPTED_EXIT_CODE
 
 SCHEMA = 1
 
@@ -77,6 +78,8 @@ def _exit_code() -> int:
     """Run the command. Typer's own refusals, of unknown options and missing arguments, are documents too."""
     try:
         return int(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        return INTERRUPTED_EXIT_CODE
     except Exception as exc:
         # They share no public base class across the versions of Typer, but what click gave them.
         words, code = getattr(exc, "format_message", None), getattr(exc, "exit_code", None)

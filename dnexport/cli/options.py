@@ -145,6 +145,6 @@ Require = Annotated[
 ]
 ExpectDigest = Annotated[
     str | None,
-    typer.Option(help="The bundle's SHA-256, as its maker tells it; another is refused.", show_default=False),
+    typer.Option(help="The bundle's digest, as 'dnexport build' printed it; another is refused.", show_default=False),
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="One target of the bundle.", show_default=False)]

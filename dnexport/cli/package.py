@@ -51,5 +51,4 @@ def _show(view: "Terminal", package: "Package") -> None:
         view.warn(warning)
     served = f", target {package.target}" if package.target else ""
     view.say(f"{package.format:<7} {package.output}  {package.files} files, {package.bytes / 1e6:.1f} MB{served}")
-    view.say(f"sha-256 {package.digest}")
-    view.say(f"bundle  {package.bundle}, digest {package.bundle_digest}")
+    view.say(f"digest  {package.bundle_digest} (of bundle {package.bundle}: what --expect-digest takes)")

@@ -28,7 +28,9 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
         for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
     show_judgements(view, [each for report in bundle.reports.values() for each in report.judgements])
-    view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}\nreport  {bundle.path / 'report.html'}")
+    view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}")
+    if (page := bundle.path / "report.html").exists():
+        view.say(f"report  {page}")
 
 
 def documents(measured: dict[str, dict[str, Any]], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:

@@ -22,9 +22,11 @@ def report(
     from dnexport.cli.terminal import terminal
 
     with terminal(as_json=as_json, debug=debug) as view:
+        from dnexport.bundle.pack import check_outside_bundles
         from dnexport.bundle.verify import Bundle
         from dnexport.report.document import write_report
 
+        check_outside_bundles(output)
         write_report([Bundle.open(path) for path in bundles], [str(path) for path in bundles], output)
         view.document({"report": str(output.resolve())})
         view.say(f"report  {output.resolve()}")

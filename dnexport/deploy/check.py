@@ -1,7 +1,7 @@
 """Whether a bundle's engines can be used on this machine: judged before anything native is loaded, then tried.
 
 The verdict rests on the manifest, the installed versions, the GPUs and the memory. Only an engine that may be loaded is
-loaded, in a worker, and answers golden samples at batch 1 and at the profile's largest.
+loaded, in a worker, and answers golden samples at the profile's smallest and largest batch.
 """
 
 import time
@@ -29,6 +29,7 @@ from dnexport.spec.target import Target
 _SAMPLES = 8
 _VARIES_DB = 6.0
 _EXACT_DB = 66.0
+_AMPERE = 80
 # A session holds weights, their packed copies and activations.
 _MEMORY_FACTOR = 4
 
@@ -99,10 +100,16 @@ def _another_build(bundle: Bundle, name: str) -> str | None:
     if here != there and not compatible.version_compatible:
         return f"the plan is of {package} {there}, here is {here}"
     of, found = built_with.get("capability"), gpu_identity().get("capability")
-    portable = target.runtime == "tensorrt-rtx" or compatible.hardware_compatibility != "none"
+    newer = compatible.hardware_compatibility == "ampere+" and min(_number(of), _number(found)) >= _AMPERE
+    portable = target.runtime == "tensorrt-rtx" or newer
     if of is not None and found != of and not portable:
         return f"the plan is of a GPU of {of} ({built_with.get('gpu')}), here is {found}"
     return runtime_for(target).judges(engine)
+
+
+def _number(capability: str | None) -> int:
+    digits = (capability or "").removeprefix("sm")
+    return int(digits) if digits.isdigit() else 0
 
 
 def _older_driver(bundle: Bundle, name: str) -> tuple[str, ...]:

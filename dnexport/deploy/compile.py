@@ -11,6 +11,9 @@ from dnexport.runtimes.registry import compile_engine, runtime_for
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.target import Target
 
+# A small board that tries every kernel takes its time.
+_PATIENCE_S = 3600.0
+
 
 def compile_target(graph: Path, folder: Path, target: Target, options: BuildOptions) -> Compiled:
     """From a lowered graph to an engine in ``folder``.
@@ -22,7 +25,7 @@ def compile_target(graph: Path, folder: Path, target: Target, options: BuildOpti
         WorkerCrashed: it crashes, hangs or runs out of memory.
     """
     with Worker(f"building {target}", env=runtime_for(target).environment(target)) as worker:
-        return worker.call(compile_engine, graph, folder, target, options)
+        return worker.call(compile_engine, graph, folder, target, options, timeout_s=_PATIENCE_S)
 
 
 def build_options(recipe: Recipe, target: Target) -> BuildOptions:

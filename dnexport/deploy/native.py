@@ -16,6 +16,7 @@ from dnexport.deploy.engine import Engine
 from dnexport.deploy.remeasure import golden_samples
 from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
+from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import package_versions
 from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
@@ -47,6 +48,8 @@ def compile_bundle(bundle: Bundle, target: str | None, progress: Progress) -> Bu
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         for name in names:
             _compile(bundle, name, folder, progress)
+        for page in ("report.html", "report.json"):  # of the engines that were there
+            (folder / page).unlink(missing_ok=True)
         write_manifest(folder, bundle.manifest)
     return Bundle.open(bundle.path)
 
@@ -72,6 +75,8 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         "proof": compiled.proof,
         "built_with": package_versions() | gpu_identity(),
         "notes": ("built on the machine it runs on",),
+        # What was measured was of another engine.
+        **dict.fromkeys(("accuracy", "cross_check", "benchmark", "executed_precision")),
     }
     if runtime_for(target).runs(target).usable:
         macs = report.census.conv_macs if report.census is not None else {}
@@ -86,7 +91,9 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
             "executed_precision": found.executed.execution,
             "proof": found.executed.proof,
         }
-    _write(report.model_copy(update=update), place)
+    report = report.model_copy(update=update)
+    judged = judgements(bundle.manifest.recipe.budgets, report)
+    _write(report.model_copy(update={"judgements": judged}), place)
     progress.finish(time.monotonic() - began, reused=False)
 
 

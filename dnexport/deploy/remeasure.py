@@ -129,8 +129,17 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
         reference = np.concatenate(
             [part for images in batches("float32") for part in worker.method("logits", images, 32)]
         )
-    labels, batch = test.truth(), manifest.recipe.profile.max_batch
-    return Samples(batches, len(test), reference, labels, batch, manifest.weights.trained, manifest.multi_label)
+    profile, trained = manifest.recipe.profile, manifest.weights.trained
+    return Samples(
+        batches,
+        len(test),
+        reference,
+        test.truth(),
+        profile.max_batch,
+        trained,
+        manifest.multi_label,
+        profile.min_batch,
+    )
 
 
 def golden_samples(bundle: Bundle) -> Samples:
@@ -145,6 +154,7 @@ def golden_samples(bundle: Bundle) -> Samples:
         bundle.manifest.recipe.profile.max_batch,
         bundle.manifest.weights.trained,
         bundle.manifest.multi_label,
+        bundle.manifest.recipe.profile.min_batch,
     )
 
 

@@ -8,10 +8,13 @@ import numpy as np
 from dnexport.data.images import Fed
 from dnexport.deploy.compile import compile_target
 from dnexport.deploy.engine import Engine
+from dnexport.measure.accuracy import NOT_FINITE_DB
+from dnexport.runtimes.arrays import whole_batches
 from dnexport.runtimes.contract import BuildOptions
 from dnexport.runtimes.scratch import scratch
 from dnexport.runtimes.taps import sampled, tapped
 from dnexport.spec.check import Tap
+from dnexport.spec.profile import Profile
 
 
 def taps_of_engine(
@@ -35,8 +38,16 @@ def taps_of_engine(
         compiled = compile_target(source, folder, engine.target, options)
         again = Engine(engine.target, compiled.engine, engine.precision, engine.input_type)
         with again.probe("tapping") as worker:
-            values: dict[str, np.ndarray] = worker.method("values", images)
+            parts = [worker.method("values", part) for part in _queries(images, options.profile)]
+    values = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in recorded}
     return tuple(Tap(name=name, snr_db=_snr_db(recorded[name], sampled(values[name]))) for name in recorded)
+
+
+def _queries(images: Fed, profile: Profile) -> list[Fed]:
+    """The images in queries that the engine takes; the last is filled up."""
+    batch = min(max(len(images), profile.min_batch), profile.max_batch)
+    whole = whole_batches(images, batch)
+    return [whole[start : start + batch] for start in range(0, len(whole), batch)]
 
 
 def _snr_db(recorded: np.ndarray, found: np.ndarray) -> float | None:
@@ -46,4 +57,6 @@ def _snr_db(recorded: np.ndarray, found: np.ndarray) -> float | None:
     signal = float(np.square(reference - reference.mean()).sum())
     if noise == 0:
         return None
-    return float(10 * np.log10(max(signal, np.finfo(float).tiny) / noise)) if np.isfinite(noise) else -np.inf
+    if not np.isfinite(noise):
+        return NOT_FINITE_DB
+    return max(NOT_FINITE_DB, float(10 * np.log10(max(signal, np.finfo(float).tiny) / noise)))

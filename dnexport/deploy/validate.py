@@ -53,6 +53,7 @@ class Samples:
         reference: PyTorch's logits.
         labels: int64, −1 where unknown.
         batch: images a query.
+        least: that the engine takes; a smaller rest is filled up, and what was added is not compared.
         trained: the network is; a deep one of random weights turns INT8's rounding into noise as large as its signal,
             so that only the second runtime can judge its INT8 engine.
         multi_label: each logit is a question of its own, answered at a sigmoid of 0.5.
@@ -65,6 +66,7 @@ class Samples:
     batch: int
     trained: bool = True
     multi_label: bool = False
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def engine_logits(engine: Engine, samples: Samples, tick: Callable[[int, int], N
         parts: list[LogitsPart] = []
         done = 0
         for images in samples.batches(engine.input_type):
-            parts += worker.method("logits", images, samples.batch)
+            parts += worker.method("logits", images, samples.batch, samples.least)
             done += len(images)
             tick(done, samples.count)
     return np.concatenate(parts), executed

@@ -8,6 +8,8 @@ from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.spec.metrics import Accuracy, ClassDrop
 
 _WORST = 5
+# Below whatever finite logits have.
+NOT_FINITE_DB = -200.0
 
 
 def accuracy_from_logits(
@@ -145,14 +147,16 @@ def snr_db(reference: Logits, logits: Logits) -> float | None:
     """Centred signal-to-noise ratio of logits: 10·log10(Σ(r − r̄_class)² / Σ(y − r)²), in decibel.
 
     r̄_class is the mean logit of a class over the samples: what all images share is no signal (left in, it flatters
-    networks of random weights by 16 dB). None where the logits are equal; −inf is never returned: a reference without
-    any signal gives 0.
+    networks of random weights by 16 dB). None where the logits are equal; a reference without any signal gives 0, and
+    logits that are not finite give `NOT_FINITE_DB`.
     """
     r, y = reference.astype(np.float64), logits.astype(np.float64)
     noise = float(((y - r) ** 2).sum())
     signal = float(((r - r.mean(axis=0)) ** 2).sum())
     if noise == 0:
         return None
+    if not np.isfinite(noise):
+        return NOT_FINITE_DB
     return 10 * float(np.log10(signal / noise)) if signal > 0 else 0.0
 
 

@@ -7,7 +7,9 @@ from dnexport.spec.budget import METRICS, Budget, Judgement, Verdict
 from dnexport.spec.metrics import Accuracy, Latency, TargetReport
 
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+_OF_ACCURACY = ("top1", "top1-drop", "agreement", "snr")
 _MOST_IMAGES = 1 << 30
+_EXACT_DB = 200.0  # what equal logits count as, which have no noise at all
 
 # Value and the two ends of its interval; an end is None where nothing bounds it, all are where nothing was measured.
 _Found = tuple[float | None, float | None, float | None]
@@ -46,7 +48,7 @@ def _verdict(budget: Budget, low: float | None, high: float | None) -> Verdict:
 def _found(metric: str, report: TargetReport) -> _Found:
     if metric == "size":
         return _exact(None if report.bytes is None else report.bytes / 1e6)
-    if metric in ("top1", "top1-drop", "agreement", "snr"):
+    if metric in _OF_ACCURACY:
         return _NOTHING if report.accuracy is None else _of_accuracy(metric, report.accuracy)
     if report.benchmark is None:
         return _NOTHING
@@ -61,8 +63,8 @@ def _exact(value: float | None) -> _Found:
 
 
 def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
-    if metric == "snr":  # equal logits have no noise at all
-        return _exact(float("inf") if accuracy.snr_db is None else accuracy.snr_db)
+    if metric == "snr":
+        return _exact(_EXACT_DB if accuracy.snr_db is None else accuracy.snr_db)
     if metric == "agreement":
         low, high = share_interval(round(accuracy.agreement * accuracy.samples), accuracy.samples)
         return 100 * accuracy.agreement, 100 * low, 100 * high
@@ -87,9 +89,11 @@ def _of_latency(metric: str, latency: Latency) -> _Found:
 
 def _reason(budget: Budget, value: float | None, report: TargetReport) -> str:
     if budget.metric in ("top1", "top1-drop") and report.accuracy is not None and report.accuracy.top1 is None:
+        if report.accuracy.auroc is not None:
+            return "a multi-label network has no top-1; its report has the AUROC of each class"
         return "the test images have no labels; add --data DIR"
     if value is None and _found(budget.metric, report) == _NOTHING:
-        return "'dnexport bench' or 'validate' judges it where its engine runs"
+        return _how(budget.metric, report)
     accuracy = report.accuracy
     if budget.metric == "top1-drop" and accuracy is not None and accuracy.lost is not None:
         return _more_images(budget, accuracy)
@@ -109,3 +113,11 @@ def _more_images(budget: Budget, accuracy: Accuracy) -> str:
         if _verdict(budget, 100 * low, 100 * high) != "undecided":
             return f"about {needed - seen} more labelled images would decide it"
     return "it lies on the limit"
+
+
+def _how(metric: str, report: TargetReport) -> str:
+    """The command that measures it."""
+    if report.file is None:
+        return "there is no engine yet: 'dnexport compile' builds it on its device"
+    command = "validate" if metric in _OF_ACCURACY else "bench"
+    return f"'dnexport {command}' judges it where the engine runs"

@@ -13,7 +13,7 @@ import numpy as np
 
 from dnexport.data.images import Fed
 from dnexport.measure.statistics import median, median_interval, percentile, upper_bound
-from dnexport.runtimes.arrays import LogitsPart
+from dnexport.runtimes.arrays import LogitsPart, whole_batches
 from dnexport.runtimes.contract import Executed, Session
 from dnexport.runtimes.isolate import Worker
 from dnexport.spec.metrics import Latency, Ratio
@@ -41,9 +41,10 @@ class Probe:
         """What arithmetic the session carries out."""
         return self._session.executed(macs)
 
-    def logits(self, images: Fed, batch: int) -> list[LogitsPart]:
-        """Answers for all images, ``batch`` at a time, the last query smaller."""
-        return [self._session(images[start : start + batch]) for start in range(0, len(images), batch)]
+    def logits(self, images: Fed, batch: int, least: int = 1) -> list[LogitsPart]:
+        """Answers for all images, ``batch`` at a time; the last query is smaller, or filled up to ``least``."""
+        parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+        return [self._session(p if len(p) >= least else whole_batches(p, least))[: len(p)] for p in parts]
 
     def values(self, images: Fed) -> dict[str, np.ndarray]:
         """Every output of the engine for one batch."""

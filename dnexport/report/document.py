@@ -58,7 +58,7 @@ def _of(bundle: Bundle, path: str) -> BundleReport:
         preprocess=manifest.preprocess,
         golden=manifest.golden,
         reference=manifest.reference,
-        bench=manifest.recipe.bench,
+        bench=manifest.recipe.measured,
         environment=manifest.environment,
         class_names=manifest.class_names,
         targets=dict(bundle.reports),

@@ -6,6 +6,7 @@ bf16 unless it is told otherwise.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,8 @@ from dnexport.spec.precision import Execution
 # Suffixes of OpenVINO's kernel names; types of ONNX Runtime's own kernels.
 _OPENVINO_TYPES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
 _OWN_TYPES = {"int8": "int8", "uint8": "int8", "float16": "f16", "float": "f32"}
+# What ONNX Runtime appends to the name of a node that it has rewritten.
+_TOKEN = re.compile(r"_token_\d+$")
 _OWN_REFORMATS = ("ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear", "Cast")
 
 
@@ -28,7 +31,7 @@ class Kernel(NamedTuple):
         name: of the graph's node that it computes.
         role: what it does, as far as it matters here.
         kind: of its arithmetic: ``int8``, ``f16``, ``bf16``, ``f32``.
-        macs: multiply-adds an image; None where the profile does not tell.
+        macs: multiply-adds an image, read off shapes; None where the profile does not tell.
     """
 
     name: str
@@ -42,7 +45,7 @@ def openvino_kernel(event: Mapping[str, Any]) -> Kernel | None:
     args = event.get("args", {})
     if "ov_exec_type" not in args:
         return None
-    name = event["name"].removeprefix("OV::").partition("/")[0]
+    name = event["name"].removeprefix("OV::")
     suffix = args["ov_exec_type"].rpartition("_")[2].lower()  # "I8" where activations are unsigned
     kind = _OPENVINO_TYPES.get(suffix, args["ov_exec_type"])
     if args["ov_node_type"] in ("Convolution", "GroupConvolution"):
@@ -59,7 +62,7 @@ def own_kernel(event: Mapping[str, Any]) -> Kernel | None:
     if not read:
         return None
     kind = next(iter(read[0]))
-    name = event["name"].removesuffix("_kernel_time")
+    name = _TOKEN.sub("", event["name"].removesuffix("_kernel_time"))
     if operator in _OWN_REFORMATS:
         return Kernel(name, "reformat", _OWN_TYPES.get(kind, kind))
     if "Conv" not in operator:
@@ -67,7 +70,9 @@ def own_kernel(event: Mapping[str, Any]) -> Kernel | None:
     shapes = [next(iter(each.values())) for each in read[1:]]
     weight: list[int] = next((shape for shape in shapes if len(shape) == 4), [])
     output = next(iter(args["output_type_shape"][0].values()))
-    return Kernel(name, "convolution", _OWN_TYPES.get(kind, kind), math.prod(weight) * math.prod(output[2:]))
+    # A quantized convolution has its weight packed away, and may write channels last.
+    macs = math.prod(weight) * math.prod(output[2:]) if weight else None
+    return Kernel(name, "convolution", _OWN_TYPES.get(kind, kind), macs)
 
 
 def executed_from_kernels(
@@ -77,7 +82,7 @@ def executed_from_kernels(
 
     Args:
         kernels: of one query.
-        macs: multiply-adds by name of the convolution, for those whose kernel does not tell.
+        macs: multiply-adds by name of the convolution; else what its kernel tells.
         asked: of the runtime.
         engine: for the error.
 
@@ -106,5 +111,13 @@ def _work(convolutions: Iterable[Kernel], macs: Mapping[str, int]) -> dict[str, 
     least = min(macs.values(), default=1)
     work: Counter[str] = Counter()
     for kernel in convolutions:
-        work[kernel.kind] += kernel.macs if kernel.macs is not None else macs.get(kernel.name, least)
+        known = _macs_of(kernel.name, macs)
+        work[kernel.kind] += known if known is not None else kernel.macs if kernel.macs is not None else least
     return {kind: count / work.total() for kind, count in sorted(work.items())}
+
+
+def _macs_of(name: str, macs: Mapping[str, int]) -> int | None:
+    """By the node's name, to which a runtime may have appended parts: ``node_Conv_3/WithoutBiases``."""
+    while name not in macs and "/" in name:
+        name = name.rpartition("/")[0]
+    return macs.get(name)

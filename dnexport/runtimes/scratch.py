@@ -5,9 +5,10 @@ Such a folder is named ``….<process>.partial``.
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -25,9 +26,15 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_abandoned(folder: Path, pattern: str) -> None:
+def siblings(path: Path, ending: str) -> list[Path]:
+    """What processes have begun beside ``path``, for it alone: ``.name.<process>.<ending>``."""
+    form = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{ending}")
+    return sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name)) if path.parent.is_dir() else []
+
+
+def remove_abandoned(partials: Iterable[Path]) -> None:
     """Remove the partial folders of processes that are gone."""
-    for partial in folder.glob(pattern):
+    for partial in partials:
         if is_abandoned(partial):
             shutil.rmtree(partial, ignore_errors=True)
 

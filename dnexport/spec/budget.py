@@ -6,6 +6,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import model_validator
@@ -91,17 +92,15 @@ class Budget(Record):
         if unit not in factors:
             known = ", ".join(each for each in factors if each)
             raise UsageError(f"budget '{text}' has the unit '{unit}'", f"use {known}")
-        return cls(metric=name, limit=float(number) * factors[unit])
+        # In decimal, so that 9us is 0.009 ms and not a neighbour of it.
+        return cls(metric=name, limit=float(Decimal(number) * Decimal(str(factors[unit]))))
 
     def __str__(self) -> str:
         metric = METRICS[self.metric]
-        return f"{self.metric}{metric.relation}{_plain(self.limit)}{metric.unit}"
-
-
-def _plain(number: float) -> str:
-    """Without an exponent, and as short as reads back equal."""
-    text = f"{number:.15f}".rstrip("0").rstrip(".")
-    return text if float(text) == number else f"{number:.330f}".rstrip("0").rstrip(".")
+        limit = f"{Decimal(repr(self.limit)):f}"  # without an exponent, and as short as reads back equal
+        limit = limit.rstrip("0").rstrip(".") if "." in limit else limit
+        gap = " " if metric.unit.isalpha() and len(metric.unit) > 2 else ""
+        return f"{self.metric}{metric.relation}{limit}{gap}{metric.unit}"
 
 
 Verdict = Literal["pass", "fail", "undecided"]
@@ -134,4 +133,6 @@ class Judgement(Record):
         found = "not measured" if self.value is None else f"{self.value:.4g} {unit}"
         if self.low is not None and self.high is not None and self.low != self.high:
             found += f" ({self.low:.4g} to {self.high:.4g})"
+        elif self.value is None and self.low is not None:
+            found = f"at least {self.low:.4g} {unit}"
         return f"{words}: {self.budget} on {self.target}: {found}" + (f"; {self.reason}" if self.reason else "")

@@ -18,7 +18,7 @@ class Tap(Record):
 
 
 class SelfTest(Record):
-    """Golden samples through an engine, at batch 1 and at the profile's largest.
+    """Golden samples through an engine, at the profile's smallest and largest batch.
 
     Attributes:
         samples: how many.

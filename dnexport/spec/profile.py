@@ -39,6 +39,10 @@ class Profile(Record):
             raise UsageError(f"batch '{text}' is not 1 <= min <= opt <= max", "write --batch 1..1..8")
         return cls(min_batch=low, opt_batch=opt, max_batch=high)
 
+    def within(self, batch: int) -> int:
+        """The batch size nearest to ``batch`` that is accepted."""
+        return min(max(batch, self.min_batch), self.max_batch)
+
     def __str__(self) -> str:
         if self.min_batch == self.max_batch:
             return str(self.min_batch)

@@ -181,6 +181,11 @@ class Recipe(Record):
         return self
 
     @property
+    def measured(self) -> Bench:
+        """How latency is measured: at the profile's smallest batch where less was said."""
+        return self.bench.model_copy(update={"batch": self.profile.within(self.bench.batch)})
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """What is required, as records."""
         return tuple(Budget.parse(text) for text in self.require)

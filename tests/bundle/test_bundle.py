@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnexport.bundle.pack import MANIFEST, staging, write_manifest
+from dnexport.bundle.pack import MANIFEST, check_outside_bundles, staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import BadInput, IntegrityError, StorageError, UsageError
 from dnexport.measure.environment import environment
@@ -222,3 +222,31 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
         BadInput, match=r"is not a bundle: it has no bundle\.json; give a directory that 'dnexport build' made"
     ):
         Bundle.open(tmp_path)
+
+
+def test_a_bundle_whose_name_is_the_beginning_of_anothers_is_another(bundle: Path) -> None:
+    """Names may hold dots; what stands beside 'bundle' for 'bundle.v2' is not its own."""
+    other = bundle.with_name(".bundle.v2.999999999.retired")
+    shutil.copytree(bundle, other)
+    write_bundle(bundle, b"newer")
+    assert other.is_dir()
+
+
+def put_there(place: Path) -> None:
+    place.mkdir()
+    (place / "mine").write_text("mine")
+
+
+def test_what_is_put_there_during_a_build_is_not_lost(tmp_path: Path) -> None:
+    place = tmp_path / "b"
+    with pytest.raises(UsageError, match="holds files that are no bundle"), staging(place):
+        put_there(place)
+    assert (place / "mine").read_text() == "mine"
+
+
+def test_a_file_is_not_written_into_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"r\.html lies in bundle .*bundle, which would be damaged"):
+        check_outside_bundles(bundle / "targets" / "r.html")
+    check_outside_bundles(tmp_path / "r.html")
+    with pytest.raises(UsageError, match="has 64 hexadecimal digits, and 'abc' is none; 'dnexport build' prints it"):
+        Bundle.open(bundle, "abc")

@@ -88,9 +88,7 @@ def test_paths_pictures_and_arrays_are_the_same_to_it(bundle: Bundle, tmp_path: 
 def test_what_is_no_picture_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     with bundle.session() as session:
-        with pytest.raises(
-            BadInput, match=r"is uint8 \[batch, 32, 32, 3\] and not float32 \[1, 32, 32, 3\]; give Image"
-        ):
+        with pytest.raises(BadInput, match=r"32, 3\], channels last, and not float32 \[1, 32, 32, 3\]; give pixels"):
             session(np.zeros((32, 32, 3), np.float32))
         with pytest.raises(BadInput, match=r"not uint8 \[2, 3, 32, 32\]"):
             session(np.zeros((2, 3, 32, 32), np.uint8))
@@ -98,8 +96,40 @@ def test_what_is_no_picture_is_refused_by_name(bundle: Bundle, tmp_path: Path) -
             session([])
         with pytest.raises(DataError, match=r"a\.jpg cannot be decoded"):
             session(tmp_path / "a.jpg")
+    with pytest.raises(UsageError, match="the session is closed"):
+        session(bundle.golden().images[:1])
     with pytest.raises(UsageError, match="has no engine for 'tensorrt'"):
         bundle.session("tensorrt")
+
+
+ODD = """
+import sys
+from dnexport.bundle.verify import Bundle
+from dnexport.errors import BadInput
+with Bundle.open(sys.argv[1]).session("onnxruntime:cpu") as session:
+    for odd in (None, 5, b"a.jpg", [None], [3.5]):
+        try:
+            session(odd)
+        except BadInput as exc:
+            print(exc)
+"""
+
+
+def test_what_is_not_even_a_picture_is_named_by_its_type(bundle: Bundle) -> None:
+    """In a process without the tests' type checks, as users run it."""
+    done = subprocess.run([sys.executable, "-c", ODD, str(bundle.path)], capture_output=True, text=True, check=True)
+    named = ["NoneType", "int", "bytes", "NoneType", "float"]
+    remedy = "give paths, Pillow images or uint8 arrays"
+    assert done.stdout.splitlines() == [f"a picture is not a {each}; {remedy}" for each in named]
+
+
+def test_a_home_that_cannot_be_written_is_no_reason_to_fail(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for name in LOCAL:
+        bundle.session(name).close()
 
 
 def test_the_bare_runtime_names_the_type_and_shape_it_takes(bundle: Bundle, pixel_bundle: Bundle) -> None:

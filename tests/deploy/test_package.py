@@ -110,8 +110,8 @@ def test_a_damaged_or_foreign_bundle_is_neither_packed_nor_unpacked(bundle: Bund
         package_bundle(good.path, "tar", tmp_path / "x.tar", None, None)
     write_archive(trained(bundle, tmp_path / "c"), tmp_path / "c.tar")
     for source, form in (("c", "tar"), ("c.tar", "tar"), ("c.tar", "folder"), ("c.tar", "triton")):
-        with pytest.raises(IntegrityError, match="not abc; get the bundle again from who made it"):
-            package_bundle(tmp_path / source, form, tmp_path / "x.tar", None, "abc")
+        with pytest.raises(IntegrityError, match=f"not {'0' * 64}; get the bundle again from who made it"):
+            package_bundle(tmp_path / source, form, tmp_path / "x.tar", None, "0" * 64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "b", "c", "c.tar"]
 
 

@@ -126,3 +126,10 @@ def test_calibration_error_of_known_confidence() -> None:
     both = calibration_error(np.concatenate([sure, unsure]), np.array([0] * 6 + [1] * 4 + [0] * 11 + [1] * 9))
     assert both == pytest.approx(0.2 / 3)
     assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
+
+
+def test_logits_that_are_not_finite_are_far_off() -> None:
+    broken = logits()
+    for odd in (np.nan, np.inf):
+        broken[0, 0] = odd
+        assert snr_db(logits(), broken) == -200

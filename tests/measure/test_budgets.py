@@ -71,7 +71,7 @@ def test_the_whole_interval_decides(text: str, expected: str) -> None:
 
 def test_what_is_undecided_says_what_would_decide_it() -> None:
     (found,) = judgements([Budget.parse("top1-drop<=0.1")], REPORT)
-    assert str(found).startswith("UNDECIDED: top1-drop<=0.1points on openvino:cpu: 0.02 points (-0.1")
+    assert str(found).startswith("UNDECIDED: top1-drop<=0.1 points on openvino:cpu: 0.02 points (-0.1")
     needed = int(found.reason.split()[1])
     assert found.reason == f"about {needed} more labelled images would decide it"
     share = 1 + needed / 10_000
@@ -93,8 +93,19 @@ def test_what_was_not_measured_is_undecided() -> None:
         [Budget.parse(text) for text in ("p99<=5ms", "top1-drop<=1", "size<=1MB", "speedup>=1")], prepared
     )
     assert {each.verdict for each in found} == {"undecided"}
-    what = "not measured; 'dnexport bench' or 'validate' judges it where its engine runs"
+    what = "not measured; there is no engine yet: 'dnexport compile' builds it on its device"
     assert [str(each) for each in found] == [f"UNDECIDED: {each.budget} on tensorrt: {what}" for each in found]
+
+
+def test_an_exact_engine_has_no_noise_and_a_bound_without_a_value_is_shown() -> None:
+    exact = REPORT.model_copy(update={"accuracy": accuracy(0, 0).model_copy(update={"snr_db": None})})
+    assert verdict("snr>=90", exact) == "pass"
+    few = REPORT.model_copy(update={"benchmark": benchmark(100, scale=10)})
+    (tail,) = judgements([Budget.parse("p99<=5ms")], few)
+    assert str(tail).startswith("FAILED: p99<=5ms on openvino:cpu: at least 1")
+    built = REPORT.model_copy(update={"file": "f", "benchmark": None, "accuracy": None})
+    reasons = [each.reason for each in judgements([Budget.parse("p99<=1"), Budget.parse("snr>=1")], built)]
+    assert [reason.split("'")[1] for reason in reasons] == ["dnexport bench", "dnexport validate"]
 
 
 def test_accuracy_without_labels_says_what_it_needs() -> None:

@@ -70,3 +70,46 @@ def test_a_broken_installation_is_a_diagnosis(monkeypatch: pytest.MonkeyPatch) -
         found.reason == "onnxruntime is installed but does not load: libnvinfer.so.11: cannot open shared object file"
     )
     assert found.remedy == "pip install --force-reinstall onnxruntime"
+
+
+def test_a_mixed_engine_is_named_after_most_of_its_work(tmp_path: Path) -> None:
+    """One convolution of 9.4 M multiply-adds in int8, whose kernel has its weight packed away, and a small float one."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    rng = np.random.default_rng(0)
+    big, small = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 64, 3, 3), (4, 64, 1, 1)))
+    nodes = [
+        onnx.helper.make_node("Conv", ["input", "big"], ["a"], name="big_conv", pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Conv", ["a", "small"], ["logits"], name="small_conv"),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", channels, 16, 16])
+        for name, channels in (("input", 64), ("logits", 4))
+    ]
+    weights = [onnx.numpy_helper.from_array(array, name) for array, name in ((big, "big"), (small, "small"))]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=10)
+    onnx.save(model, tmp_path / "float.onnx")
+
+    class Reader(CalibrationDataReader):
+        left = 4
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            self.left -= 1
+            return {"input": rng.standard_normal((1, 64, 16, 16)).astype(np.float32)} if self.left else None
+
+    path = tmp_path / "mixed.onnx"
+    quantize_static(
+        tmp_path / "float.onnx",
+        path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=["small_conv"],
+    )
+    session = OnnxRuntime().load(path, Target.parse("onnxruntime:cpu"), SessionOptions(Execution.INT8_F32, 2))
+    executed = session.executed({"big_conv": 64 * 64 * 9 * 256, "small_conv": 4 * 64 * 256})
+    assert executed.execution is Execution.INT8_F32
+    assert executed.proof.conv_work["int8"] > 0.95
