@@ -106,3 +106,18 @@ def test_the_environment_is_this_machine() -> None:
     assert here.cores >= 1
     assert here.versions["numpy"] == np.__version__
     assert here.cpu
+
+
+class AtLeastFour:
+    """A session that refuses fewer than four images, as a plan does whose profile begins there."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        assert len(images) >= 4
+        return images.reshape(len(images), -1).astype(np.float32)
+
+
+def test_a_rest_below_the_smallest_batch_is_filled_up_and_cut() -> None:
+    images = np.arange(10 * 3 * 2 * 2, dtype=np.float32).reshape(10, 3, 2, 2)
+    parts = Probe(AtLeastFour).logits(images, 8, 4)
+    assert [len(part) for part in parts] == [8, 2]
+    assert np.array_equal(np.concatenate(parts), images.reshape(10, -1))

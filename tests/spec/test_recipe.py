@@ -74,3 +74,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert recipe.data == "digits"
     assert recipe.calibration.data == str(tmp_path / "photos")
     assert recipe.calibration.count == 9
+
+
+def test_latency_is_measured_at_a_batch_that_the_engine_takes() -> None:
+    recipe = Recipe(name="r", arch="densenet121", batch="4..4..8")
+    assert (recipe.bench.batch, recipe.measured.batch) == (1, 4)
+    assert Recipe(name="r", arch="densenet121").measured == Recipe(name="r", arch="densenet121").bench
