@@ -140,7 +140,9 @@ def _digest_from_text(text: str) -> str:
 
 def _manifest_bytes(path: Path) -> bytes:
     if path.is_file():
-        raise BadInput(f"{path} is a file, not a bundle", f"unpack it: dnexport package {path} --format folder -o DIR")
+        packed = path.name.endswith((".tar", ".tar.gz"))
+        unpacking = f"unpack it: dnexport package {path} --format folder -o DIR"
+        raise BadInput(f"{path} is a file, not a bundle", unpacking if packed else "give a bundle's directory")
     file = path / MANIFEST
     if not file.is_file():
         raise BadInput(f"{path} is not a bundle: it has no {MANIFEST}", "give a directory that 'dnexport build' made")

@@ -49,7 +49,7 @@ def fleets(here: Path) -> dict[str, Fleet]:
         RecipeError: a file that is not what it should be.
     """
     own = here / "engines" / "fleets.toml"
-    files = [next(file for file in _SHIPPED if file.is_file()), *([own] if own.is_file() else [])]
+    files = [next(file for file in _SHIPPED if file.is_file()), *([own] if own.exists() else [])]
     return {name: fleet for file in files for name, fleet in _fleets_from_toml(file).items()}
 
 
@@ -75,10 +75,15 @@ def expanded(targets: Iterable[str], here: Path) -> tuple[str, ...]:
 def _fleets_from_toml(file: Path) -> dict[str, Fleet]:
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise RecipeError(f"fleets {file} cannot be read: {exc}", "correct that line") from exc
+    except OSError as exc:
+        raise RecipeError(f"fleets {file} cannot be read: {(exc.strerror or str(exc)).lower()}", "check it") from exc
+    except ValueError as exc:
+        raise RecipeError(f"fleets {file} is not TOML: {exc}", "correct that line") from exc
     read = {}
     for name, table in tables.items():
+        if not isinstance(table, dict):
+            what = f"{file}: fleet {name} is not a table"
+            raise RecipeError(what, f'write [{name}], and below it about = "…" and targets = ["…"]')
         try:
             read[name] = Fleet.model_validate(table)
         except ValidationError as exc:

@@ -35,14 +35,14 @@ def test_a_file_beside_the_command_adds_fleets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[shop\n", "cannot be read"),
+        ("[shop\n", "is not TOML: "),
         ('[shop]\nabout = "x"\ntargets = []\n', "fleet shop: .*at least one target"),
         (
             '[shop]\nabout = "x"\ntargets = ["tensorrt:cpu"]\n',
             "fleet shop: .*names a device that tensorrt does not have",
         ),
         ('[shop]\nabot = "x"\ntargets = ["tensorrt"]\n', "fleet shop: key 'about' is missing; add it"),
-        ('shop = "tensorrt"\n', "fleet shop: "),
+        ('shop = ["tensorrt"]\n', r"fleet shop is not a table; write \[shop\], and below it about"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, content: str, message: str) -> None:
@@ -50,6 +50,12 @@ def test_a_file_that_is_wrong_says_where(tmp_path: Path, content: str, message: 
     own.parent.mkdir()
     own.write_text(content)
     with pytest.raises(RecipeError, match=message):
+        expanded(["@shop"], tmp_path)
+
+
+def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "engines" / "fleets.toml").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="cannot be read: is a directory"):
         expanded(["@shop"], tmp_path)
 
 
