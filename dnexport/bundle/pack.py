@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dnexport.bundle.lock import locked
-from dnexport.errors import UsageError, error_from_os_error
+from dnexport.errors import BadInput, UsageError, error_from_os_error
 from dnexport.runtimes.scratch import is_abandoned, owner_of, remove_abandoned, siblings
 from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
@@ -80,6 +80,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     complete = manifest.model_copy(update={"files": digests})
     (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return complete
+
+
+def check_overwritable(output: Path, read: Callable[[Path], object], what: str) -> None:
+    """Refuse to write a file over something else, or into a bundle.
+
+    Args:
+        output: to be written.
+        read: reads what may be replaced.
+        what: that is, in a word.
+
+    Raises:
+        UsageError: it lies in a bundle, or a file is there that ``read`` does not take.
+    """
+    check_outside_bundles(output)
+    if not output.exists():
+        return
+    try:
+        read(output)
+    except BadInput as exc:
+        raise UsageError(f"output {output} exists and is no {what}", "choose another --output") from exc
 
 
 def check_outside_bundles(output: Path) -> None:

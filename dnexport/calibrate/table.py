@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dnexport.errors import DataError, UsageError
+from dnexport.errors import DataError
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import CalibrationTable
 from dnexport.spec.record import write_atomically
@@ -13,20 +13,6 @@ from dnexport.spec.record import write_atomically
 def save_table(table: CalibrationTable, path: Path) -> None:
     """Write a table as JSON, whole or not at all."""
     write_atomically(path, table.model_dump_json(indent=1).encode() + b"\n")
-
-
-def check_overwritable(path: Path) -> None:
-    """Refuse to write a table over something else.
-
-    Raises:
-        UsageError: a file is there that is no calibration table.
-    """
-    if not path.exists():
-        return
-    try:
-        table_from_path(path)
-    except DataError as exc:
-        raise UsageError(f"output {path} exists and is no calibration table", "choose another --output") from exc
 
 
 def table_from_path(path: Path) -> CalibrationTable:

@@ -42,13 +42,12 @@ def calibrate(
         resolved = flags.recipe_from_flags(recipe, values, suffix="calibration")
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import calibration_table
-        from dnexport.bundle.pack import check_outside_bundles
-        from dnexport.calibrate.table import check_overwritable, table_from_path
+        from dnexport.bundle.pack import check_overwritable
+        from dnexport.calibrate.table import table_from_path
         from dnexport.spec.record import write_atomically
 
         destination = output or Path("calibration/tables") / f"{resolved.name}.json"
-        check_outside_bundles(destination)
-        check_overwritable(destination)
+        check_overwritable(destination, table_from_path, "calibration table")
         made = calibration_table(resolved, cache_folder(Path("engines/built") / resolved.name), view)
         write_atomically(destination, made.read_bytes())
         table = table_from_path(made)

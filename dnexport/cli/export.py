@@ -34,12 +34,11 @@ def export(
         )
         from dnexport.build.host_stages import cache_folder
         from dnexport.build.pipeline import canonical_graph
-        from dnexport.bundle.pack import check_outside_bundles
-        from dnexport.graph.contract import check_overwritable
+        from dnexport.bundle.pack import check_overwritable
+        from dnexport.graph.contract import model_from_path
         from dnexport.spec.record import write_atomically
 
-        check_outside_bundles(output)
-        check_overwritable(output)
+        check_overwritable(output, model_from_path, "graph")
         graph = canonical_graph(recipe, cache_folder(Path("engines/built") / recipe.name), view)
         write_atomically(output, graph.read_bytes())
         view.document({"graph": str(output.resolve()), "bytes": output.stat().st_size})

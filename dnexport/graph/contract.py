@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from dnexport.errors import GraphError, UsageError
+from dnexport.errors import GraphError
 
 INPUT = "input"
 
@@ -106,20 +106,6 @@ def model_from_path(path: Path) -> ir.Model:
 def _external(tensor: onnx.TensorProto) -> list[str]:
     """Names of the files in which a tensor's values lie."""
     return [entry.value for entry in tensor.external_data if entry.key == "location"]
-
-
-def check_overwritable(path: Path) -> None:
-    """Refuse to write a graph over something else.
-
-    Raises:
-        UsageError: a file is there that is no graph.
-    """
-    if not path.exists():
-        return
-    try:
-        model_from_path(path)
-    except GraphError as exc:
-        raise UsageError(f"output {path} exists and is no graph", "choose another --output") from exc
 
 
 def save_model(model: ir.Model, path: Path) -> None:

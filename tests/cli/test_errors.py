@@ -53,6 +53,7 @@ def build(*arguments: str) -> list[str]:
 LOCAL = ["--target", "onnxruntime:cpu", "--allow-execution", "f32"]
 CASES = {
     "an export over another file": (["export", "--arch", NAME, "--weights", "random", "-o", "typo.toml"], 2, "output typo.toml exists and is no graph; choose another --output"),
+    "a table over another file": (["calibrate", "--arch", NAME, "--weights", "random", "--calibration-data", "synthetic", "-o", "good.pth"], 2, "output good.pth exists and is no calibration table; choose another --output"),
     "a report over another file": (["report", "empty", "-o", "typo.toml"], 3, "empty is not a bundle"),
     "a budget on nothing": (build("--arch", NAME, "--require", "p98<=5ms"), 2, "is about an unknown metric; did you mean p9"),
     "a fleet that is not known": (build("--arch", NAME, "--target", "@jetson-orinn"), 2, "there is no fleet '@jetson-orinn'; did you mean @jetson-orin"),

@@ -36,15 +36,21 @@ def test_a_densenet_is_cut_at_the_end_of_each_block(tiny_graph: Path) -> None:
     assert ends == ["Conv", "Relu", "ReduceMean"]  # the transition, the last norm, the pool
 
 
-@pytest.mark.parametrize("family", sorted(FAMILY))
-@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
-def test_taps_mean_the_same_in_every_lowered_graph(family: str, precision: Precision, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    images = input_from_pixels(tiny_pixels(4).repeat(2, 1).repeat(2, 2), TINY_PREPROCESS)
-    export_onnx(module_from_arch(FAMILY[family]).eval(), images, tmp_path / "model.onnx")
+IMAGES = input_from_pixels(tiny_pixels(4).repeat(2, 1).repeat(2, 2), TINY_PREPROCESS)
 
+
+@pytest.fixture(scope="module", params=sorted(FAMILY))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("taps") / "model.onnx"
+    export_onnx(module_from_arch(FAMILY[request.param]).eval(), IMAGES, path)
+    return path
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_taps_mean_the_same_in_every_lowered_graph(exported: Path, precision: Precision) -> None:
     def canonical() -> ir.Model:
-        model = model_from_path(tmp_path / "model.onnx")
+        model = model_from_path(exported)
         apply(canonical_passes(), model)
         if precision is Precision.INT8:
             ranges = dict.fromkeys(quantization_points(model), Range(lo=-6, hi=6))
@@ -61,7 +67,7 @@ def test_taps_mean_the_same_in_every_lowered_graph(family: str, precision: Preci
 
     def values(model: ir.Model) -> list[np.ndarray]:
         session = float_session(tapped(ir.to_proto(model).SerializeToString(), names))
-        return session.run(names, {"input": images})
+        return session.run(names, {"input": IMAGES})
 
     expected = values(canonical())
     for target, model in zip(TARGETS, lowered, strict=True):
