@@ -36,7 +36,7 @@ class Bundle(Protocol):
         """One a target."""
 
 
-_LINES = ((0.999, "keeps MLPerf's 99.9 %"), (0.99, "keeps MLPerf's 99 %"))
+_LINES = ((0.999, "keeps MLPerf's 99.9\u00a0%"), (0.99, "keeps MLPerf's 99\u00a0%"))
 # What must be equal for two bundles' numbers to stand side by side.
 _IDENTITY: dict[str, Callable[[Manifest], object]] = {
     "weights": lambda manifest: manifest.weights.digest,
@@ -143,7 +143,7 @@ def _kept(accuracy: Accuracy) -> str:
     if accuracy.top1 is None or not accuracy.reference_top1:
         return "–"
     share = accuracy.top1 / accuracy.reference_top1
-    line = next((words for least, words in _LINES if share >= least), "below MLPerf's 99 %")
+    line = next((words for least, words in _LINES if share >= least), "below MLPerf's 99\u00a0%")
     return f"{share:.2%}, {line}"
 
 
