@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,13 @@ def begun(path: Path, temporary: Path) -> subprocess.Popen[str]:
     return process
 
 
-def finish(path: Path, temporary: Path) -> None:
+def finish(path: Path, temporary: Path) -> float:
+    """Let it run to its end; the seconds after its imports."""
     process = begun(path, temporary)
+    start = time.monotonic()
     assert process.wait() == 0
     process.stdout.close()
+    return time.monotonic() - start
 
 
 def members(session: int) -> list[int]:
@@ -67,19 +71,10 @@ def members(session: int) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_fifty_kills_leave_a_valid_bundle_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
-    home, temporary = tmp_path / "home", tmp_path / "tmp"
-    home.mkdir()
-    temporary.mkdir()
-    path = home / "b"
-    shutil.copytree(bundle.path, path)
-    start = time.monotonic()
-    finish(path, temporary)
-    whole = time.monotonic() - start
-    draw = random.Random(0)
-    interrupted = 0
-    for _ in range(KILLS):
+def killed(path: Path, temporary: Path, whole: float, seed: int) -> tuple[int, list[int]]:
+    """Kill the pipeline again and again; how many were still at work, and what outlived the last of them."""
+    draw, interrupted = random.Random(seed), 0
+    for _ in range(KILLS // 2):
         process = begun(path, temporary)
         time.sleep(draw.uniform(0, whole))
         interrupted += process.poll() is None
@@ -87,13 +82,28 @@ def test_fifty_kills_leave_a_valid_bundle_and_nothing_else(bundle: Bundle, tmp_p
         process.wait()
         process.stdout.close()
         Bundle.open(path)  # every file is there and whole
-    assert interrupted > KILLS / 2
     deadline = time.monotonic() + 2
     while (left := members(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert left == []  # the workers die with their parent
-    finish(path, temporary)
-    assert [each.name for each in home.iterdir()] == ["b"]
+    return interrupted, left
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_fifty_kills_leave_a_valid_bundle_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
+    """Two bundles at a time, which share the folder for temporary files."""
+    temporary, start = tmp_path / "tmp", time.monotonic()
+    temporary.mkdir()
+    paths = [tmp_path / name / "b" for name in ("one", "two")]
+    for path in paths:
+        shutil.copytree(bundle.path, path)
+    whole = finish(paths[0], temporary)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(killed, paths, [temporary] * 2, [whole] * 2, range(2)))
+    assert sum(interrupted for interrupted, _ in found) > KILLS / 2
+    assert [left for _, left in found] == [[], []]  # the workers die with their parent
+    for path in paths:
+        finish(path, temporary)
+        assert [each.name for each in path.parent.iterdir()] == ["b"]
     left_by_others = {"cache", ".ses"}  # ONNX Runtime keeps one file of its own
     assert {each.name for each in temporary.iterdir()} <= left_by_others
     assert time.monotonic() - start < 60
