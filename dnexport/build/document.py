@@ -39,7 +39,7 @@ def document_from_bundle(bundle: Bundle, failures: Sequence[DnexportError] = ())
         "targets": {name: _target(report) for name, report in bundle.reports.items()},
         "stages": {name: run.model_dump(mode="json") for name, run in manifest.stages.items()},
         "warnings": list(manifest.warnings),
-        "budgets": [each.model_dump(mode="json") for report in bundle.reports.values() for each in report.judgements],
+        "budgets": [each.model_dump(mode="json") for each in bundle.judgements],
     }
     return {**document, "error": failures[0].document()} if failures else document
 

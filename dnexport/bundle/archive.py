@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from dnexport.bundle.pack import MANIFEST
+from dnexport.bundle.pack import ARCHIVE_SUFFIXES, MANIFEST
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import IntegrityError, UsageError, error_from_os_error
 from dnexport.runtimes.scratch import remove_abandoned, siblings
 
-SUFFIXES = (".tar", ".tar.gz")
 # What a bundle may hold: the largest plan is far below the one, a golden set and a dozen targets below the others.
 LARGEST_FILE = 4 << 30
 LARGEST_SUM = 8 << 30
@@ -43,12 +42,14 @@ def write_archive(bundle: Bundle, output: Path) -> None:
     """Write ``output`` whole or not at all: files by name, below one folder named as the bundle.
 
     Raises:
-        UsageError: another suffix than `SUFFIXES`, or the output is something other than an archive of a bundle.
+        UsageError: another suffix than `ARCHIVE_SUFFIXES`, or the output is no archive of a bundle.
         IntegrityError: the bundle is beyond the limits, and could not be unpacked again.
         StorageError: the file system refuses.
     """
-    if not output.name.endswith(SUFFIXES):
-        raise UsageError(f"output {output} does not say which archive it is", f"end it in {' or '.join(SUFFIXES)}")
+    if not output.name.endswith(ARCHIVE_SUFFIXES):
+        raise UsageError(
+            f"output {output} does not say which archive it is", f"end it in {' or '.join(ARCHIVE_SUFFIXES)}"
+        )
     _check_replaceable(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:

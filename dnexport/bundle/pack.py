@@ -19,6 +19,7 @@ from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
 
 MANIFEST = "bundle.json"
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 

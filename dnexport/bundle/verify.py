@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pydantic import ValidationError
 
-from dnexport.bundle.pack import MANIFEST
+from dnexport.bundle.pack import ARCHIVE_SUFFIXES, MANIFEST
 from dnexport.bundle.session import BundleSession
 from dnexport.data.images import PixelBatch
 from dnexport.errors import BadInput, IntegrityError, UsageError
 from dnexport.runtimes.arrays import Logits
+from dnexport.spec.budget import Judgement
 from dnexport.spec.manifest import SCHEMA, Manifest
 from dnexport.spec.metrics import TargetReport
 from dnexport.spec.record import digest_from_file, nearest
@@ -82,6 +83,11 @@ class Bundle:
         reports = {target: _report(path, manifest, slug) for target, slug in manifest.targets.items()}
         return cls(path, manifest, reports, digest)
 
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Of the budgets, on all targets."""
+        return [each for report in self.reports.values() for each in report.judgements]
+
     def target(self, name: str) -> str:
         """The string form of one of its targets.
 
@@ -140,7 +146,7 @@ def _digest_from_text(text: str) -> str:
 
 def _manifest_bytes(path: Path) -> bytes:
     if path.is_file():
-        packed = path.name.endswith((".tar", ".tar.gz"))
+        packed = path.name.endswith(ARCHIVE_SUFFIXES)
         unpacking = f"unpack it: dnexport package {path} --format folder -o DIR"
         raise BadInput(f"{path} is a file, not a bundle", unpacking if packed else "give a bundle's directory")
     file = path / MANIFEST

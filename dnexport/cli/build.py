@@ -99,5 +99,4 @@ def build(
 
         built = run_build(resolved, output or Path("engines/built") / resolved.name, view, bench=not no_bench)
         show_build(view, built.bundle, built.failures)
-        judged = [each for report in built.bundle.reports.values() for each in report.judgements]
-        raise typer.Exit(built.failures[0].exit_code if built.failures else exit_code(judged))
+        raise typer.Exit(built.failures[0].exit_code if built.failures else exit_code(built.bundle.judgements))

@@ -27,7 +27,7 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
     for report in bundle.reports.values():
         for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
-    show_judgements(view, [each for report in bundle.reports.values() for each in report.judgements])
+    show_judgements(view, bundle.judgements)
     view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}")
     if (page := bundle.path / "report.html").exists():
         view.say(f"report  {page}")

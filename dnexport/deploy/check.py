@@ -82,10 +82,10 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
         return Checked(target=name, verdict="never", reason=reason, remedy="free some memory")
     if (other := _another_build(bundle, name)) is not None:
         return Checked(target=name, verdict="rebuild", reason=other, remedy=compiling)
-    package = package_of(target)
-    here, there = package_versions().get(package), _built_with(bundle, name).get(package)
+    package, versions = package_of(target), package_versions()
+    here, there = versions.get(package), _built_with(bundle, name).get(package)
     reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
-    warnings = warnings_about(target, bundle.manifest.recipe.precision, package_versions())
+    warnings = warnings_about(target, bundle.manifest.recipe.precision, versions)
     return Checked(target=name, verdict="load", reason=reason, warnings=(*warnings, *_older_driver(bundle, name)))
 
 
@@ -113,8 +113,10 @@ def _number(capability: str | None) -> int:
 
 
 def _older_driver(bundle: Bundle, name: str) -> tuple[str, ...]:
+    if Target.parse(name).device != "cuda":
+        return ()
     of, here = _built_with(bundle, name).get("driver"), gpu_identity().get("driver")
-    if Target.parse(name).device != "cuda" or of is None or here is None or _major(here) >= _major(of):
+    if of is None or here is None or _major(here) >= _major(of):
         return ()
     return (f"the driver {here} is older than {of}, with which the engine was built",)
 

@@ -12,8 +12,10 @@ from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
+from dnexport.spec.metrics import TargetReport
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import InputType
+from dnexport.spec.recipe import Recipe
 from dnexport.spec.target import Target
 
 
@@ -58,7 +60,12 @@ class Engine:
 
 def engine_from_bundle(bundle: Bundle, target: Target) -> Engine:
     """The engine that a bundle has of a target; it must have one."""
-    file, report, recipe = bundle.engine(str(target)), bundle.reports[str(target)], bundle.manifest.recipe
+    file = bundle.engine(str(target))
     assert file is not None
+    return engine_from_report(bundle.reports[str(target)], file, bundle.manifest.recipe)
+
+
+def engine_from_report(report: TargetReport, file: Path, recipe: Recipe) -> Engine:
+    """An engine file of the target that a report is of."""
     macs = report.census.conv_macs if report.census is not None else {}
-    return Engine(target, file, recipe.precision, recipe.input, macs)
+    return Engine(Target.parse(report.target), file, recipe.precision, recipe.input, macs)

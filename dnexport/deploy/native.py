@@ -12,7 +12,7 @@ from typing import Any
 from dnexport.bundle.pack import staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.compile import build_options, compile_target
-from dnexport.deploy.engine import Engine
+from dnexport.deploy.engine import engine_from_report
 from dnexport.deploy.remeasure import golden_samples
 from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
@@ -79,8 +79,7 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         **dict.fromkeys(("accuracy", "cross_check", "benchmark", "executed_precision")),
     }
     if runtime_for(target).runs(target).usable:
-        macs = report.census.conv_macs if report.census is not None else {}
-        built = Engine(target, engine, options.precision, bundle.manifest.recipe.input, macs)
+        built = engine_from_report(report, engine, bundle.manifest.recipe)
         found = validate_engine(built, folder / "model.onnx", golden_samples(bundle), progress.advance)
         if not report.companion:
             check_execution(target, options.precision, found.executed, bundle.manifest.recipe.allow_execution)

@@ -74,7 +74,7 @@ def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
         low, high = share_interval(round(accuracy.top1 * accuracy.labelled), accuracy.labelled)
         return 100 * accuracy.top1, 100 * low, 100 * high
     low, high = paired_drop_interval(accuracy.lost, accuracy.gained, accuracy.labelled)
-    return 100 * (accuracy.lost - accuracy.gained) / accuracy.labelled, 100 * low, 100 * high
+    return accuracy.drop, 100 * low, 100 * high
 
 
 def _of_latency(metric: str, latency: Latency) -> _Found:

@@ -95,8 +95,7 @@ def _top1(target: TargetReport) -> str | None:
     if accuracy is None or accuracy.top1 is None or accuracy.drop_interval is None:
         return None
     low, high = accuracy.drop_interval
-    lost = 100 * ((accuracy.lost or 0) - (accuracy.gained or 0)) / accuracy.labelled
-    return f"{accuracy.top1:.2%} (lost {lost:+.2f} points, {low:+.2f} to {high:+.2f})"
+    return f"{accuracy.top1:.2%} (lost {accuracy.drop:+.2f} points, {low:+.2f} to {high:+.2f})"
 
 
 def _agreement(target: TargetReport) -> str | None:

@@ -132,10 +132,10 @@ def _verdict(column: Column) -> str:
 
 
 def _drop(accuracy: Accuracy) -> str:
-    if accuracy.drop_interval is None or accuracy.lost is None or accuracy.gained is None:
+    if accuracy.drop_interval is None:
         return "–"
     low, high = accuracy.drop_interval
-    return f"{100 * (accuracy.lost - accuracy.gained) / accuracy.labelled:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{accuracy.drop:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _kept(accuracy: Accuracy) -> str:

@@ -78,6 +78,13 @@ class Accuracy(Record):
     worst_classes: tuple[ClassDrop, ...] = ()
 
     @property
+    def drop(self) -> float | None:
+        """The loss of top-1 against the reference, in points of the labelled images; None without labels."""
+        if self.lost is None or self.gained is None:
+            return None
+        return 100 * (self.lost - self.gained) / self.labelled
+
+    @property
     def mean_auroc(self) -> tuple[float, float] | None:
         """The mean over the classes that have one, of the engine and of the reference."""
         pairs = [(a, r) for a, r in zip(self.auroc or (), self.reference_auroc or (), strict=True) if a is not None]

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnexport.bundle import archive as archives
-from dnexport.bundle.archive import SUFFIXES, check_archive, unpack_archive, write_archive
-from dnexport.bundle.pack import MANIFEST, write_manifest
+from dnexport.bundle.archive import check_archive, unpack_archive, write_archive
+from dnexport.bundle.pack import ARCHIVE_SUFFIXES, MANIFEST, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import BadInput, IntegrityError, StorageError, UsageError
 from tests.bundle.test_bundle import manifest, write_bundle
@@ -88,7 +88,7 @@ def refused(archive: Path, match: str) -> None:
 GOOD: list[Member] = [("b/bundle.json", b"{}"), ("b/model.onnx", b"model"), ("b/targets/x/report.json", b"{}")]
 
 
-@given(tree=TREES, suffix=st.sampled_from(SUFFIXES))
+@given(tree=TREES, suffix=st.sampled_from(ARCHIVE_SUFFIXES))
 def test_any_tree_comes_back(tree: Tree, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, archive = Path(scratch) / "tree", Path(scratch) / f"a{suffix}"
@@ -97,7 +97,7 @@ def test_any_tree_comes_back(tree: Tree, suffix: str) -> None:
         assert unpacked(archive, Path(scratch) / "unpacked") == contents(folder)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
 def test_two_runs_give_the_same_bytes(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
     write_archive(bundle, tmp_path / f"a{suffix}")
     shutil.copytree(bundle.path, tmp_path / "later")
@@ -327,7 +327,7 @@ def test_headers_upon_headers_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.tar", "recursion")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
 def test_what_is_cut_off_anywhere_is_refused(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
     write_archive(bundle, tmp_path / f"a{suffix}")
     content = (tmp_path / f"a{suffix}").read_bytes()
@@ -337,7 +337,7 @@ def test_what_is_cut_off_anywhere_is_refused(bundle: Bundle, tmp_path: Path, suf
         refused(tmp_path / "cut", "is no archive of a bundle: ")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
 @given(data=st.data())
 def test_whatever_is_damaged_it_is_refused_or_whole(suffix: str, data: st.DataObject) -> None:
     """Nothing else is raised, and nothing is written elsewhere; the digests see what the headers do not."""
