@@ -31,7 +31,7 @@ from scipy.stats import binomtest
 from dnexport.build.host_stages import MODEL, canonical, context_from_recipe, export
 from dnexport.data.datasets import splits_from_source
 from dnexport.data.images import input_from_pixels
-from dnexport.deploy.bench import blocks_of_engines
+from dnexport.deploy.bench import Images, blocks_of_engines
 from dnexport.deploy.compile import compile_target
 from dnexport.deploy.engine import Engine
 from dnexport.errors import DnexportError
@@ -42,7 +42,7 @@ from dnexport.measure.accuracy import snr_db
 from dnexport.measure.latency import ratio_from_blocks
 from dnexport.runtimes.contract import BuildOptions
 from dnexport.runtimes.onnxruntime import float_session
-from dnexport.spec.metrics import Ratio
+from dnexport.spec.latency import Ratio
 from dnexport.spec.precision import Precision
 from dnexport.spec.profile import Profile
 from dnexport.spec.progress import Silent
@@ -262,7 +262,7 @@ def ratio(own: Path, other: Path, case: Case, target: Target) -> Ratio:
     lowered = own.with_name("openvino.onnx")
     precision = Precision.INT8 if target == OPENVINO else Precision.FP32
     engines = [Engine(target, other, precision), Engine(OPENVINO, lowered, Precision.INT8)]
-    blocks = blocks_of_engines(engines, lambda _: case.test[:16], Bench(rounds=12), lambda *_: None)
+    blocks = blocks_of_engines(engines, Images(lambda _: case.test[:16]), Bench(), lambda *_: None)
     return ratio_from_blocks(*blocks)
 
 

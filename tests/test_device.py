@@ -62,7 +62,7 @@ def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle:
     for command in (
         ["compile", "--target", "onnxruntime:cpu"],
         ["validate", "--target", "onnxruntime:cpu"],
-        ["bench", "--target", "onnxruntime:cpu", "--rounds", "2", "--block", "0.02"],
+        ["bench", "--target", "onnxruntime:cpu", "--restarts", "1", "--block", "0.02"],
     ):
         done = run(device, command[0], str(bundle.path), *command[1:], "--json")
         assert done.returncode == 0, (command, done.stderr)

@@ -5,7 +5,8 @@ from typing import Any
 
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import DnexportError
-from dnexport.spec.metrics import Benchmark, Latency, TargetReport
+from dnexport.spec.latency import Benchmark, Latency
+from dnexport.spec.metrics import TargetReport
 
 SCHEMA = 1
 # What ``build --json`` prints where nothing was built; the error is added.

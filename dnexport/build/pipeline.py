@@ -30,15 +30,14 @@ from dnexport.build.target_stages import TargetOutcome, build_target, place, rec
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.images import feed_from_pixels
-from dnexport.deploy.bench import measure_engines
+from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.known_bad import warnings_about
 from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import environment, package_versions
 from dnexport.report.document import write_report
-from dnexport.runtimes.arrays import available_threads, whole_batches
+from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
 from dnexport.spec.precision import Precision
@@ -144,13 +143,13 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
     if not engines:
         return list(outcomes)
     with np.load(referenced / GOLDEN) as golden:
-        pixels = golden["images"][: max(16, context.recipe.measured.batch)]
-    images = feed_from_pixels(whole_batches(pixels, context.recipe.measured.batch), context.network.preprocess)
+        bench, profile = context.recipe.measured, context.recipe.profile
+        images = bench_images(golden["images"], context.network.preprocess, bench, profile)
     factory = context.network.factory(context.source)
     try:
         measured = context.stages.measure(
             "bench",
-            lambda: measure_engines(engines, factory, images, context.recipe.measured, context.progress.advance),
+            lambda: measure_engines(engines, factory, images, bench, context.progress.advance),
         )
     except DnexportError as exc:  # the engines are proved; only how fast they are is not known
         context.progress.warn(f"latency was not measured: {exc}")

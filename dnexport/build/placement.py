@@ -10,16 +10,14 @@ from dnexport.build.host_stages import GOLDEN, PLAN, Context, plan_from_file, qu
 from dnexport.build.stages import stage_key
 from dnexport.build.target_stages import compile_lowered, engine_of, lower
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.images import feed_from_pixels
-from dnexport.deploy.bench import blocks_of_engines
+from dnexport.deploy.bench import bench_images, blocks_of_engines
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.targets import Chosen
 from dnexport.errors import BudgetFailed, TargetUnavailable
 from dnexport.measure.environment import machine_identity
 from dnexport.measure.latency import Blocks, ratio_from_blocks
-from dnexport.runtimes.arrays import whole_batches
 from dnexport.runtimes.registry import runtime_for
-from dnexport.spec.metrics import Ratio
+from dnexport.spec.latency import Ratio
 from dnexport.spec.quantization import Placement, Trial
 from dnexport.spec.target import Target
 
@@ -91,9 +89,9 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
     def make(folder: Path) -> None:
         engines = [_engine(context, target, each) for each in folders.values()]
         with np.load(referenced / GOLDEN) as golden:
-            pixels = whole_batches(golden["images"][:16], context.recipe.measured.batch)
-            images = feed_from_pixels(pixels, context.network.preprocess)
-        blocks = blocks_of_engines(engines, images, context.recipe.measured, context.progress.advance)
+            bench, profile = context.recipe.measured, context.recipe.profile
+            images = bench_images(golden["images"], context.network.preprocess, bench, profile)
+        blocks = blocks_of_engines(engines, images, bench, context.progress.advance)
         measured = dict(zip(folders, blocks, strict=True))
         trials = tuple(_trial(placement, found, measured) for placement, found in tried.items())
         plan = plan_from_file(folders[choice(trials)] / PLAN)
@@ -108,7 +106,7 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
         "engine": [context.recipe.batch, context.recipe.input, context.recipe.engine.content_digest()],
         "machine": machine_identity(),
     }
-    decided = context.stages.run("placement", 1, inputs, make)
+    decided = context.stages.run("placement", 2, inputs, make)
     return Quantized(folders[plan_from_file(decided / PLAN).placement], table, decided / PLAN)
 
 
@@ -126,7 +124,7 @@ def _engine(context: Context, target: Target, quantized: Path) -> Engine:
     return engine_of(context, target, lowered, compile_lowered(context, target, lowered))
 
 
-def _trial(placement: Placement, found: Path | BudgetFailed, measured: dict[Placement, Blocks]) -> Trial:
+def _trial(placement: Placement, found: Path | BudgetFailed, measured: dict[Placement, list[Blocks]]) -> Trial:
     if isinstance(found, BudgetFailed):
         return Trial(placement=placement, refused=found.message)
     plan = plan_from_file(found / PLAN)

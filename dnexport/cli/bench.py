@@ -11,7 +11,8 @@ def bench(
     bundle: o.BundleFolder,
     target: o.TargetName = None,
     expect_digest: o.ExpectDigest = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch.")] = 8,
+    restarts: Annotated[int, typer.Option(min=1, help="Sets of processes, one after another.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch in each set.")] = 2,
     block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images a query.", show_default="1, or the least it takes")
@@ -19,6 +20,19 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of every session.", show_default="all processors")
     ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Queries of each engine, at the least.", show_default=False)
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds of measuring, at the least.", show_default=False)
+    ] = None,
+    scenario: Annotated[
+        list[o.ScenarioName] | None,
+        typer.Option(help="MLPerf's scenario to measure too; may be repeated.", show_default=False),
+    ] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Launch a query as one CUDA graph, on a GPU.")
+    ] = True,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
     require: o.Require = None,
     as_json: o.Json = False,
@@ -38,7 +52,18 @@ def bench(
 
         opened = Bundle.open(bundle, expect_digest)
         images = batch or opened.manifest.recipe.profile.within(1)
-        protocol = Bench(rounds=rounds, block_s=block, batch=images, threads=threads, compile=compiled)
+        protocol = Bench(
+            restarts=restarts,
+            rounds=rounds,
+            block_s=block,
+            batch=images,
+            threads=threads,
+            queries=queries,
+            duration_s=duration,
+            scenarios=tuple(each.value for each in scenario or ()),
+            cuda_graph=cuda_graph,
+            compile=compiled,
+        )
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         judged = judged_again(opened, require, {name: {"benchmark": each} for name, each in found.items()})
         view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))

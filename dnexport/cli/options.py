@@ -48,6 +48,13 @@ class InputChoice(str, Enum):
     UINT8 = "uint8"
 
 
+class ScenarioName(str, Enum):
+    """MLPerf's, beside single queries."""
+
+    MULTI_STREAM = "multi-stream"
+    OFFLINE = "offline"
+
+
 class AllowedExecution(str, Enum):
     """What a CPU may execute for fp16."""
 

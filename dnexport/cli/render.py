@@ -9,7 +9,8 @@ from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
-from dnexport.spec.metrics import Accuracy, Benchmark, TargetReport, decibel_text
+from dnexport.spec.latency import Benchmark
+from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
 
 _DASH = "–"

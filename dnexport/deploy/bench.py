@@ -2,112 +2,321 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
-from dnexport.data.images import Feed
+from dnexport.data.images import Feed, PixelPart, feed_from_pixels
 from dnexport.deploy.engine import Engine
-from dnexport.measure.latency import Blocks, Probe, alternate, ratio_from_blocks
-from dnexport.measure.statistics import fewest_samples, median
-from dnexport.runtimes.arrays import available_threads
+from dnexport.measure.conditions import Watch
+from dnexport.measure.environment import installed_bytes
+from dnexport.measure.latency import (
+    Blocks,
+    Probe,
+    alternate,
+    device_times_from_blocks,
+    disagreement,
+    latency_from_blocks,
+    millijoules_per_image,
+    ratio_alone,
+    ratio_from_blocks,
+)
+from dnexport.measure.statistics import fewest_samples, median, ratio_interval
+from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
+from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, FORMS, TorchSession
-from dnexport.spec.metrics import Benchmark, Reference
-from dnexport.spec.recipe import Bench
+from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, Latency, Ratio, Reference
+from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.profile import Profile
+from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
 from dnexport.spec.target import Target
+
+_RESTARTS = Bench().restarts
+_OTHERS = 0.05
+_DRIFT = 0.05
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What queries are made of.
+
+    Attributes:
+        feed: of at least as many images as the largest query.
+        sweep: the batch sizes of the offline scenario.
+    """
+
+    feed: Feed
+    sweep: tuple[int, ...] = ()
+
+
+def bench_images(pixels: PixelPart, preprocess: Preprocess, bench: Bench, profile: Profile) -> Images:
+    """Images for the queries of a measurement; they repeat where they are fewer than the largest query takes.
+
+    Args:
+        pixels: of golden samples.
+        preprocess: of the network.
+        bench: its batch and its scenarios.
+        profile: of the engines.
+    """
+    powers = takewhile(lambda size: size < profile.max_batch, (1 << k for k in range(32)))
+    sizes = sorted({*(size for size in powers if size >= profile.min_batch), profile.min_batch, profile.max_batch})
+    sweep = tuple(sizes) if "offline" in bench.scenarios else ()
+    multi = MULTI_STREAM_BATCH if "multi-stream" in bench.scenarios else 1
+    largest = max(bench.batch, multi, *sweep)
+    return Images(feed_from_pixels(whole_batches(pixels[: max(16, largest)], largest), preprocess), sweep)
+
+
+@dataclass
+class _Record:
+    """What is known of one session after some sets of processes.
+
+    Attributes:
+        blocks: at the asked batch, by set.
+        multi_stream: with eight images a query, by set.
+        rates: images a second by batch size, by set.
+        cold: opening and first query, milliseconds, by set.
+        peaks: bytes of memory, by set.
+    """
+
+    blocks: list[Blocks] = field(default_factory=list)
+    multi_stream: list[Blocks] = field(default_factory=list)
+    rates: dict[int, list[float]] = field(default_factory=dict)
+    cold: list[tuple[float, float]] = field(default_factory=list)
+    peaks: list[int | None] = field(default_factory=list)
 
 
 def measure_engines(
-    engines: Sequence[Engine],
-    factory: Callable[[], Any] | None,
-    images: Feed,
-    bench: Bench,
-    tick: Callable[[int, int], None],
+    engines: Sequence[Engine], factory: Callable[[], Any] | None, images: Images, bench: Bench, tick: Tick
 ) -> dict[Target, Benchmark]:
     """Measure engines and the PyTorch references in the same alternating rounds.
 
     Args:
         engines: to be measured.
         factory: makes the PyTorch module in a worker; None where PyTorch or the weights are not here.
-        images: taken in turn.
-        bench: rounds, block length, batch.
-        tick: told how many of how many rounds are done.
+        images: what queries are made of.
+        bench: sets of processes, rounds, block length, batch, scenarios.
+        tick: told how many of how many sets of processes are done.
     """
+    names = [str(engine.target) for engine in engines]
+    watch = Watch()
+    tried: dict[str, float] = {}
+    records: dict[str, _Record] = {name: _Record() for name in names}
+    for start in range(bench.restarts):
+        with contextlib.ExitStack() as stack:
+            workers = _references(factory, images, bench, tried, stack) if factory else {}
+            for name, engine in zip(names, engines, strict=True):
+                workers[name] = stack.enter_context(_opened(engine, images, bench))
+                records[name].cold.append(workers[name].method("first_query", bench.batch))
+            _measure_set(workers, names, records, images, bench, watch)
+        watch.read()
+        tick(start + 1, bench.restarts)
+    best = min(tried, key=lambda form: tried[form]) if tried else None
+    return {engine.target: _benchmark(records, engine, tried, best, bench, watch) for engine in engines}
+
+
+def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, tick: Tick) -> list[list[Blocks]]:
+    """The raw times of engines, of one target or several, in the same alternating rounds; by set of processes."""
+    found: list[list[Blocks]] = [[] for _ in engines]
+    for start in range(bench.restarts):
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(_opened(engine, images, bench)) for engine in engines]
+            enough = _enough(bench, range(len(engines)))
+            for each, blocks in zip(
+                found, alternate(workers, batch=bench.batch, block_s=bench.block_s, enough=enough), strict=True
+            ):
+                each.append(blocks)
+        tick(start + 1, bench.restarts)
+    return found
+
+
+def _opened(engine: Engine, images: Images, bench: Bench) -> contextlib.AbstractContextManager[Worker]:
     threads = bench.threads or available_threads()
-    with contextlib.ExitStack() as stack:
-        references, tried = _references(factory, images, bench, threads, stack) if factory else ({}, {})
-        workers = [*references.values(), *(_worker(engine, images, threads, stack) for engine in engines)]
-        blocks = _alternated(workers, bench, tick)
-    names = [*references, *(str(engine.target) for engine in engines)]
-    measured = dict(zip(names, blocks, strict=True))
-    return {e.target: _benchmark(measured, str(e.target), list(references), tried, bench, threads) for e in engines}
-
-
-def blocks_of_engines(
-    engines: Sequence[Engine], images: Feed, bench: Bench, tick: Callable[[int, int], None]
-) -> list[Blocks]:
-    """The raw times of engines, of one target or several, in the same alternating rounds."""
-    threads = bench.threads or available_threads()
-    with contextlib.ExitStack() as stack:
-        return _alternated([_worker(engine, images, threads, stack) for engine in engines], bench, tick)
-
-
-def _worker(engine: Engine, images: Feed, threads: int, stack: contextlib.ExitStack) -> Worker:
-    return stack.enter_context(engine.probe("measuring", images(engine.input_type), threads))
-
-
-def _alternated(workers: Sequence[Worker], bench: Bench, tick: Callable[[int, int], None]) -> list[Blocks]:
-    return alternate(workers, rounds=bench.rounds, batch=bench.batch, block_s=bench.block_s, tick=tick)
+    return engine.probe("measuring", images.feed(engine.input_type), threads, cuda_graph=bench.cuda_graph)
 
 
 def _references(
-    factory: Callable[[], Any], images: Feed, bench: Bench, threads: int, stack: contextlib.ExitStack
-) -> tuple[dict[str, Worker], dict[str, float]]:
-    """Workers of eager FP32 and of the best form, and the median of each form's trial."""
-    workers: dict[str, Worker] = {}
-    tried: dict[str, float] = {}
-    for form in FORMS if bench.compile else FORMS[:-1]:
-        worker = stack.enter_context(Worker(f"measuring PyTorch ({form})", threads=threads))
-        worker.create(Probe, functools.partial(TorchSession, factory, form, threads), images("float32"))
-        worker.method("warm_up", bench.batch, bench.block_s)
-        tried[form] = median(worker.method("block", bench.batch, bench.block_s))
-        workers[form] = worker
-        best = min(tried, key=lambda name: tried[name])
-        for name in set(workers) - {EAGER, best}:
-            workers.pop(name).close()
-    return workers, tried
+    factory: Callable[[], Any], images: Images, bench: Bench, tried: dict[str, float], stack: contextlib.ExitStack
+) -> dict[str, Worker]:
+    """Workers of eager FP32 and of the best form; the first time all forms are tried, and ``tried`` is filled."""
+    forms = (FORMS if bench.compile else FORMS[:-1]) if not tried else (EAGER, min(tried, key=lambda f: tried[f]))
+    threads, pixels = bench.threads or available_threads(), images.feed("float32")
+
+    def opened(form: str) -> Worker:
+        worker = Worker(f"measuring PyTorch ({form})", threads=threads)
+        try:
+            worker.create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+    # Starting PyTorch takes longest: all of its processes start at once.
+    with ThreadPoolExecutor(len(forms)) as pool:
+        pending = {form: pool.submit(opened, form) for form in dict.fromkeys(forms)}
+    workers = {}
+    for form, made in pending.items():
+        workers[form] = made.result()
+        stack.callback(workers[form].close)
+    if not tried:
+        for form, worker in workers.items():
+            worker.method("warm_up", bench.batch, bench.block_s)
+            tried[form] = median(worker.method("block", bench.batch, bench.block_s).times_ms)
+        best = min(tried, key=lambda form: tried[form])
+        for form in set(workers) - {EAGER, best}:
+            workers.pop(form).close()
+    return workers
+
+
+def _measure_set(
+    workers: Mapping[str, Worker],
+    engines: Sequence[str],
+    records: dict[str, _Record],
+    images: Images,
+    bench: Bench,
+    watch: Watch,
+) -> None:
+    """All that is measured with one set of processes."""
+    with watch.span([worker.process for worker in workers.values()]):
+        for name, blocks in _alternated(workers, engines, bench.batch, bench).items():
+            records.setdefault(name, _Record()).blocks.append(blocks)
+        mine = {name: workers[name] for name in engines}
+        if "multi-stream" in bench.scenarios:
+            for name, blocks in _alternated(mine, engines, MULTI_STREAM_BATCH, bench).items():
+                records[name].multi_stream.append(blocks)
+        best = [name for name in workers if name not in engines][-1:]
+        once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
+        for size in images.sweep:
+            swept = {name: workers[name] for name in (*best, *engines)}
+            for name, blocks in _alternated(swept, engines, size, once).items():
+                rate = 1e3 * size / median(blocks.rounds[0].times_ms)
+                records[name].rates.setdefault(size, []).append(rate)
+    for name, worker in workers.items():
+        records[name].peaks.append(worker.method("peak_memory"))
+
+
+def _alternated(workers: Mapping[str, Worker], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
+    judged = [index for index, name in enumerate(workers) if name in engines]
+    blocks = alternate(list(workers.values()), batch=batch, block_s=bench.block_s, enough=_enough(bench, judged))
+    return dict(zip(workers, blocks, strict=True))
+
+
+def _enough(bench: Bench, judged: Sequence[int]) -> Callable[[int, Sequence[int]], bool]:
+    """Whether one set of processes has had its share of rounds, time and, of the sessions ``judged``, queries."""
+    began = time.monotonic()
+    queries, seconds = (bench.queries or 0) / bench.restarts, (bench.duration_s or 0.0) / bench.restarts
+
+    def enough(rounds: int, measured: Sequence[int]) -> bool:
+        return (
+            rounds >= bench.rounds
+            and all(measured[index] >= queries for index in judged)
+            and time.monotonic() - began >= seconds
+        )
+
+    return enough
 
 
 def _benchmark(
-    measured: dict[str, Blocks],
-    name: str,
-    references: Sequence[str],
-    tried: dict[str, float],
+    records: Mapping[str, _Record],
+    engine: Engine,
+    tried: Mapping[str, float],
+    best: str | None,
     bench: Bench,
-    threads: int,
+    watch: Watch,
 ) -> Benchmark:
-    best = min(tried, key=lambda form: tried[form]) if tried else None
-    latency = measured[name].latency(batch=bench.batch, threads=threads)
+    record = records[str(engine.target)]
+    threads = bench.threads or available_threads()
+    latency = functools.partial(latency_from_blocks, threads=threads)
+    peaks = [peak for peak in record.peaks if peak is not None]
+    notes: list[str] = []
     return Benchmark(
-        latency=latency,
+        latency=(own := latency(record.blocks, batch=bench.batch)),
+        device=device_times_from_blocks(record.blocks),
         references=tuple(
-            Reference(form=form, latency=measured[form].latency(batch=bench.batch, threads=threads))
-            for form in references
+            Reference(form=form, latency=latency(records[form].blocks, batch=bench.batch))
+            for form in dict.fromkeys((EAGER, best))
+            if form is not None and form in tried
         ),
-        forms_tried=tried,
-        over_eager=ratio_from_blocks(measured[EAGER], measured[name]) if tried else None,
-        over_best=ratio_from_blocks(measured[best], measured[name]) if best else None,
-        notes=_notes(len(latency.samples_ms), bench, bool(tried)),
+        forms_tried=dict(tried),
+        over_eager=_speedup(EAGER, records, record, notes) if tried else None,
+        over_best=_speedup(best, records, record, notes if best != EAGER else []) if best else None,
+        multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
+        offline=tuple(_point(size, rates, records[best] if best else None) for size, rates in record.rates.items()),
+        cold_start=ColdStart(
+            open_ms=median([opened for opened, _ in record.cold]),
+            first_query_ms=median([first for _, first in record.cold]),
+            starts=len(record.cold),
+        ),
+        peak_memory_bytes=max(peaks) if peaks else None,
+        install_bytes=installed_bytes(runtime_for(engine.target).packages(engine.target)),
+        millijoules_per_image=millijoules_per_image(record.blocks, bench.batch),
+        conditions=watch.readings,
+        others_share=watch.others_share,
+        notes=(*notes, *_weaknesses(own, records, record, bench, bool(tried)), *_disturbances(records, watch)),
     )
 
 
-def _notes(queries: int, bench: Bench, with_reference: bool) -> tuple[str, ...]:
+def _speedup(form: str, records: Mapping[str, _Record], engine: _Record, notes: list[str]) -> Ratio | None:
+    """The ratio, or None and a note where blocks alone contradict it."""
+    reference = records[form].blocks
+    ratio, alone = ratio_from_blocks(reference, engine.blocks), ratio_alone(reference, engine.blocks)
+    apart = disagreement(alone, ratio)
+    if apart is None:
+        return ratio
+    notes.append(
+        f"the speed-up over PyTorch {form} is withheld: it is {ratio} in alternating blocks and {alone} in blocks"
+        f" alone, {apart:.0%} apart, so the sessions disturb each other"
+    )
+    return None
+
+
+def _point(size: int, rates: Sequence[float], best: _Record | None) -> BatchPoint:
+    value, low, high = ratio_interval([(rate,) for rate in rates])
+    reference = ratio_interval([(rate,) for rate in best.rates[size]])[0] if best else None
+    return BatchPoint(batch=size, images_per_second=value, low=low, high=high, reference=reference)
+
+
+def _weaknesses(
+    latency: Latency, records: Mapping[str, _Record], engine: _Record, bench: Bench, with_reference: bool
+) -> list[str]:
     notes = []
+    queries = len(latency.samples_ms)
     for label, quantile in (("p90", 0.90), ("p99", 0.99)):
         if queries < (needed := fewest_samples(quantile)):
-            notes.append(f"{label} is withheld: it needs {needed} queries, {queries} were measured")
+            notes.append(
+                f"{label} is withheld: it needs {needed} queries, {queries} were measured;"
+                f" 'dnexport bench --queries {needed}' measures them"
+            )
+    if unsteady := sum(not blocks.warm_up.steady for blocks in engine.blocks):
+        notes.append(f"{unsteady} of {len(engine.blocks)} warm-ups ended before the engine was steady within 3 %")
     if not with_reference:
         notes.append("no PyTorch reference here, so no speed-up")
     elif not bench.compile:
         notes.append("torch.compile was not among the PyTorch forms; 'dnexport bench --compile' adds it")
-    return tuple(notes)
+    if bench.restarts < _RESTARTS:
+        notes.append(f"{bench.restarts} sets of processes were measured; {_RESTARTS} are the default")
+    return notes
+
+
+def _disturbances(records: Mapping[str, _Record], watch: Watch) -> list[str]:
+    """What the machine did beside."""
+    notes = []
+    if watch.others_share is not None and watch.others_share > _OTHERS:
+        notes.append(f"other programs took {watch.others_share:.0%} of the processors' time meanwhile")
+    medians = [
+        [median([ms for block in blocks.rounds for ms in block.times_ms]) for blocks in record.blocks]
+        for record in records.values()
+    ]
+    drift, _, _ = ratio_interval([(each[-1] / each[0],) for each in medians])
+    if abs(drift - 1) > _DRIFT:
+        word = "slower" if drift > 1 else "faster"
+        notes.append(f"the machine was {max(drift, 1 / drift) - 1:.0%} {word} at the end than at the beginning")
+    held_down = sorted({reason for reading in watch.readings for reason in reading.gpu_throttled})
+    if held_down:
+        notes.append(f"the GPU's clock was held down: {', '.join(held_down)}")
+    return notes

@@ -1,6 +1,7 @@
 """An engine and what is needed to open it, in a worker of its own."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,13 +39,16 @@ class Engine:
     macs: Mapping[str, int] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def probe(self, label: str, images: Fed | None = None, threads: int | None = None) -> Iterator[Worker]:
+    def probe(
+        self, label: str, images: Fed | None = None, threads: int | None = None, *, cuda_graph: bool = True
+    ) -> Iterator[Worker]:
         """A worker that holds a `Probe` of this engine.
 
         Args:
             label: what the worker does, for messages: ``running`` or ``measuring``.
             images: that blocks of queries take in turn; none where only logits are asked for.
             threads: of the runtime; all where it is None.
+            cuda_graph: launch a query as one CUDA graph where the runtime has them.
 
         Raises:
             TargetUnavailable: the runtime is not here.
@@ -52,6 +56,7 @@ class Engine:
             WorkerCrashed: it crashes.
         """
         options = session_options(self.precision, self.target, threads or available_threads())
+        options = dataclasses.replace(options, cuda_graph=cuda_graph)
         environment = runtime_for(self.target).environment(self.target)
         with Worker(f"{label} {self.target}", env=environment, threads=options.threads) as worker:
             worker.create(Probe, functools.partial(open_session, self.file, self.target, options), images)

@@ -11,21 +11,21 @@ from dnexport.bundle.session import runnable_target
 from dnexport.bundle.verify import Bundle
 from dnexport.data.datasets import splits_from_source
 from dnexport.data.images import Fed, feed_from_pixels
-from dnexport.deploy.bench import measure_engines
+from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.engine import engine_from_bundle
 from dnexport.deploy.validate import Samples, Validated, validate_engine
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.latency import Probe
-from dnexport.runtimes.arrays import available_threads, whole_batches
+from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
 from dnexport.spec.budget import Budget, Judgement
-from dnexport.spec.metrics import Benchmark
+from dnexport.spec.latency import Benchmark
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.progress import Progress
-from dnexport.spec.recipe import Bench
+from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
 from dnexport.spec.target import Target
 
 
@@ -46,15 +46,16 @@ def measure_bundle(
         TargetUnavailable: none of its engines runs here.
     """
     profile = bundle.manifest.recipe.profile
-    if not profile.min_batch <= bench.batch <= profile.max_batch:
-        raise UsageError(
-            f"batch {bench.batch} lies outside of the batches {profile} that bundle {bundle.path} is built for",
-            "give a batch within, or build again with --batch",
-        )
+    for batch in (bench.batch, *((MULTI_STREAM_BATCH,) if "multi-stream" in bench.scenarios else ())):
+        if not profile.holds(batch):
+            raise UsageError(
+                f"batch {batch} lies outside of the batches {profile} that bundle {bundle.path} is built for",
+                "give a batch within, or build again with --batch",
+            )
     engines = [engine_from_bundle(bundle, each) for each in _runnable(bundle, target)]
     if factory is None:
         progress.warn("PyTorch or the bundle's weights are not here: latency is measured without a reference")
-    images = feed_from_pixels(whole_batches(bundle.golden().images, bench.batch), bundle.manifest.preprocess)
+    images = bench_images(bundle.golden().images, bundle.manifest.preprocess, bench, profile)
     progress.start("bench")
     began = time.monotonic()
     measured = measure_engines(engines, factory, images, bench, progress.advance)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from dnexport.measure.statistics import paired_drop_interval, quantile_interval, share_interval
 from dnexport.spec.budget import METRICS, Budget, Judgement, Verdict
-from dnexport.spec.metrics import Accuracy, Latency, TargetReport
+from dnexport.spec.latency import Latency
+from dnexport.spec.metrics import Accuracy, TargetReport
 
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 _OF_ACCURACY = ("top1", "top1-drop", "agreement", "snr")

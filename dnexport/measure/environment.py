@@ -2,11 +2,14 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import shutil
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
 from dnexport.runtimes.arrays import available_threads
-from dnexport.runtimes.gpu import gpu_names
+from dnexport.runtimes.gpu import gpu_identity, gpu_names
 from dnexport.spec.metrics import Environment
 
 _PACKAGES = (
@@ -53,6 +56,9 @@ def environment() -> Environment:
         cores=available_threads(),
         memory_bytes=memory,
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        governor=_first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        gpu=gpu_identity(),
+        power_mode=_power_mode(),
         python=platform.python_version(),
         versions=package_versions(),
     )
@@ -69,10 +75,45 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def installed_bytes(packages: Iterable[str]) -> int | None:
+    """What packages take on disk, without what they depend on; None where one's files are not recorded."""
+    total = 0
+    for name in packages:
+        try:
+            recorded = files(name)
+        except PackageNotFoundError:
+            return None
+        if recorded is None:
+            return None
+        paths = [Path(str(entry.locate())) for entry in recorded]
+        total += sum(path.stat().st_size for path in paths if path.is_file())
+    return total
+
+
 def machine_identity() -> list[str]:
     """What decides how an engine is built and what it executes here: processor, its instructions, GPUs."""
     cpu, flags = _cpu()
     return [cpu, *sorted(name for name in _FEATURES if name in flags), *gpu_names()]
+
+
+def _power_mode() -> str | None:
+    """Of a Jetson: ``MAXN`` or what ``nvpmodel -q`` prints instead."""
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return None
+    try:
+        said = subprocess.run([tool, "-q"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    line = next((line for line in said.splitlines() if "Power Mode" in line), None)
+    return line.rpartition(":")[2].strip() if line else None
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().strip().splitlines()[0]
+    except (OSError, IndexError):
+        return None
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

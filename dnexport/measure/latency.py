@@ -3,25 +3,61 @@
 Each session lives in a worker process of its own and waits passively. They are measured in alternating blocks: in each
 round every session answers one block of queries, so that a machine which slows down slows all of them, and each
 round gives one ratio. The first queries after a switch are not counted: they meet cold caches. No outlier is removed.
+
+All of it is done several times with new processes, since where a process lies in memory moves its times as well, and
+no number of rounds within one process shows that.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from dnexport.data.images import Fed
-from dnexport.measure.statistics import median, median_interval, percentile, upper_bound
+from dnexport.measure.statistics import median, percentile, ratio_interval, upper_bound
 from dnexport.runtimes.arrays import LogitsPart, whole_batches
-from dnexport.runtimes.contract import Executed, Session
+from dnexport.runtimes.contract import Executed, Phases, Session
+from dnexport.runtimes.gpu import gpu_millijoules
 from dnexport.runtimes.isolate import Worker
-from dnexport.spec.metrics import Latency, Ratio
+from dnexport.spec.latency import DeviceTimes, Latency, Ratio
 
 LEAST_QUERIES = 6
 SWITCH_QUERIES = 2
+# Between the speed-up of blocks alone and of blocks in alternation.
+MOST_DISAGREEMENT = 0.05
 _WARM_UP_BLOCKS = 6
 _STEADY = 0.03
+
+
+class Block(NamedTuple):
+    """Queries in a row.
+
+    Attributes:
+        times_ms: wall time of each query.
+        phases: of each query, where the runtime has events of its own.
+        millijoules: that the GPU took meanwhile; None where nothing counts them.
+    """
+
+    times_ms: tuple[float, ...]
+    phases: tuple[Phases, ...] = ()
+    millijoules: float | None = None
+
+
+class WarmUp(NamedTuple):
+    """What came before the first round.
+
+    Attributes:
+        queries: how many.
+        last_ms: the times of the last block: the session alone, between no others.
+        steady: its median was within 3 % of that of the block before.
+    """
+
+    queries: int
+    last_ms: tuple[float, ...]
+    steady: bool
 
 
 class Probe:
@@ -33,7 +69,9 @@ class Probe:
     """
 
     def __init__(self, factory: Callable[[], Session], images: Fed | None = None) -> None:
+        began = time.perf_counter()
         self._session = factory()
+        self._open_ms = (time.perf_counter() - began) * 1e3
         self._images = images
         self._next = 0
 
@@ -50,31 +88,50 @@ class Probe:
         """Every output of the engine for one batch."""
         return self._session.values(images)
 
-    def warm_up(self, batch: int, block_s: float) -> int:
-        """Query until two blocks in a row have medians within 3 %, or six blocks; the number of queries."""
+    def first_query(self, batch: int) -> tuple[float, float]:
+        """How long opening the session took, and how long its first query takes, in milliseconds."""
+        began = time.perf_counter()
+        self._session(self._query(batch))
+        return self._open_ms, (time.perf_counter() - began) * 1e3
+
+    def warm_up(self, batch: int, block_s: float) -> WarmUp:
+        """Query until two blocks in a row have medians within 3 %, or six blocks."""
         queries = 0
         last: float | None = None
         for _ in range(_WARM_UP_BLOCKS):
-            times = self.block(batch, block_s, 0)
+            times = self.block(batch, block_s, 0).times_ms
             queries += len(times)
             now = median(times)
             if last is not None and abs(now - last) <= _STEADY * last:
-                break
+                return WarmUp(queries, times, True)
             last = now
-        return queries
+        return WarmUp(queries, times, False)
 
-    def block(self, batch: int, block_s: float, uncounted: int = SWITCH_QUERIES) -> list[float]:
-        """Wall time of each query in milliseconds, for at least ``block_s`` and `LEAST_QUERIES`."""
+    def block(self, batch: int, block_s: float, uncounted: int = SWITCH_QUERIES) -> Block:
+        """Queries for at least ``block_s`` seconds and `LEAST_QUERIES`."""
         for _ in range(uncounted):
             self._session(self._query(batch))
         times: list[float] = []
+        phases: list[Phases] = []
+        energy = gpu_millijoules()
         end = time.perf_counter() + block_s
         while len(times) < LEAST_QUERIES or time.perf_counter() < end:
             images = self._query(batch)
             start = time.perf_counter()
             self._session(images)
             times.append((time.perf_counter() - start) * 1e3)
-        return times
+            if (told := self._session.phases()) is not None:
+                phases.append(told)
+        after = gpu_millijoules() if phases else None
+        return Block(tuple(times), tuple(phases), None if energy is None or after is None else after - energy)
+
+    def peak_memory(self) -> int | None:
+        """The most bytes that this process has held in memory; None where the system does not tell."""
+        status = Path("/proc/self/status")  # not getrusage, whose maximum begins with the parent's
+        if not status.exists():
+            return None
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        return int(line.split()[1]) * 1024 if line else None
 
     def _query(self, batch: int) -> Fed:
         assert self._images is not None
@@ -86,58 +143,116 @@ class Probe:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The raw times of one session.
+    """What one session did in one set of processes.
 
     Attributes:
-        rounds: per round, the milliseconds of each query.
-        warm_up_queries: before the first round.
+        rounds: a block each.
+        warm_up: before the first.
     """
 
-    rounds: tuple[tuple[float, ...], ...]
-    warm_up_queries: int
+    rounds: tuple[Block, ...]
+    warm_up: WarmUp = field(default=WarmUp(0, (), True))
 
-    def latency(self, *, batch: int, threads: int) -> Latency:
-        """All rounds as one record."""
-        samples = tuple(ms for block in self.rounds for ms in block)
-        return Latency(
-            batch=batch,
-            threads=threads,
-            samples_ms=samples,
-            p50_ms=median(samples),
-            p90_ms=percentile(samples, 0.90),
-            p99_ms=percentile(samples, 0.99),
-            p90_bound_ms=upper_bound(samples, 0.90),
-            p99_bound_ms=upper_bound(samples, 0.99),
-            images_per_second=batch * len(samples) / (sum(samples) / 1e3),
-            warm_up_queries=self.warm_up_queries,
-        )
+    @property
+    def queries(self) -> int:
+        """That were measured."""
+        return sum(len(block.times_ms) for block in self.rounds)
 
 
 def alternate(
-    workers: Sequence[Worker], *, rounds: int, batch: int, block_s: float, tick: Callable[[int, int], None]
+    workers: Sequence[Worker],
+    *,
+    batch: int,
+    block_s: float,
+    enough: Callable[[int, Sequence[int]], bool],
 ) -> list[Blocks]:
     """Measure sessions in alternating blocks.
 
     Args:
         workers: each holds a `Probe`.
-        rounds: blocks of each.
         batch: images a query.
         block_s: least length of a block, in seconds.
-        tick: told how many of how many blocks are done.
+        enough: told after each round how many rounds there were, and how many queries of each session were measured.
     """
-    warm = [int(worker.method("warm_up", batch, block_s)) for worker in workers]
-    times: list[list[tuple[float, ...]]] = [[] for _ in workers]
-    for done in range(rounds):
+    warm = [WarmUp(*worker.method("warm_up", batch, block_s)) for worker in workers]
+    blocks: list[list[Block]] = [[] for _ in workers]
+    done = 0
+    while not done or not enough(done, [sum(len(b.times_ms) for b in each) for each in blocks]):
         # Every other round runs backwards, so that no session always follows the same neighbour.
         order = range(len(workers)) if done % 2 == 0 else reversed(range(len(workers)))
         for index in order:
-            times[index].append(tuple(workers[index].method("block", batch, block_s)))
-        tick(done + 1, rounds)
-    return [Blocks(tuple(blocks), queries) for blocks, queries in zip(times, warm, strict=True)]
+            blocks[index].append(Block(*workers[index].method("block", batch, block_s)))
+        done += 1
+    return [Blocks(tuple(each), before) for each, before in zip(blocks, warm, strict=True)]
 
 
-def ratio_from_blocks(reference: Blocks, engine: Blocks) -> Ratio:
-    """How many times faster the engine is: one ratio of medians a round, then their median and its interval."""
-    ratios = [median(r) / median(e) for r, e in zip(reference.rounds, engine.rounds, strict=True)]
-    low, high = median_interval(ratios) or (None, None)
-    return Ratio(value=median(ratios), low=low, high=high, rounds=len(ratios))
+def latency_from_blocks(sets: Sequence[Blocks], *, batch: int, threads: int) -> Latency:
+    """All rounds of one session, in all sets of processes, as one record."""
+    samples = tuple(ms for each in sets for block in each.rounds for ms in block.times_ms)
+    return Latency(
+        batch=batch,
+        threads=threads,
+        samples_ms=samples,
+        p50_ms=median(samples),
+        p90_ms=percentile(samples, 0.90),
+        p99_ms=percentile(samples, 0.99),
+        p90_bound_ms=upper_bound(samples, 0.90),
+        p99_bound_ms=upper_bound(samples, 0.99),
+        images_per_second=batch * len(samples) / (sum(samples) / 1e3),
+        warm_up_queries=sum(each.warm_up.queries for each in sets),
+    )
+
+
+def device_times_from_blocks(sets: Sequence[Blocks]) -> DeviceTimes | None:
+    """Where the time went; None where the runtime has no events of its own."""
+    phases = [phase for each in sets for block in each.rounds for phase in block.phases]
+    if not phases:
+        return None
+    compute = tuple(phase.compute_ms for phase in phases)
+    return DeviceTimes(
+        enqueue_ms=median([phase.enqueue_ms for phase in phases]),
+        h2d_ms=median([phase.h2d_ms for phase in phases]),
+        compute_ms=median(compute),
+        d2h_ms=median([phase.d2h_ms for phase in phases]),
+        compute_samples_ms=compute,
+        compute_p99_ms=percentile(compute, 0.99),
+    )
+
+
+def millijoules_per_image(sets: Sequence[Blocks], batch: int) -> float | None:
+    """What the GPU took during the blocks, switches and other queries not counted; None where nothing counts it."""
+    blocks = [block for each in sets for block in each.rounds]
+    if not blocks or any(block.millijoules is None for block in blocks):
+        return None
+    total = sum(block.millijoules or 0.0 for block in blocks)
+    return total / (batch * sum(len(block.times_ms) for block in blocks)) if total > 0 else None
+
+
+def ratio_from_blocks(reference: Sequence[Blocks], engine: Sequence[Blocks]) -> Ratio:
+    """How many times faster the engine is, one ratio of medians a round; both by set of processes."""
+    starts = tuple(
+        tuple(median(r.times_ms) / median(e.times_ms) for r, e in zip(before.rounds, after.rounds, strict=True))
+        for before, after in zip(reference, engine, strict=True)
+    )
+    value, low, high = ratio_interval(starts)
+    return Ratio(value=value, low=low, high=high, starts=starts)
+
+
+def ratio_alone(reference: Sequence[Blocks], engine: Sequence[Blocks]) -> Ratio:
+    """The same ratio of the last warm-up blocks, which ran alone."""
+    starts = tuple(
+        (median(before.warm_up.last_ms) / median(after.warm_up.last_ms),)
+        for before, after in zip(reference, engine, strict=True)
+    )
+    value, low, high = ratio_interval(starts)
+    return Ratio(value=value, low=low, high=high, starts=starts)
+
+
+def disagreement(alone: Ratio, alternating: Ratio) -> float | None:
+    """By what share the two differ, where that is more than `MOST_DISAGREEMENT` and than the sets differ; else None."""
+    apart = [(a[0] / median(b),) for a, b in zip(alone.starts, alternating.starts, strict=True)]
+    value, low, high = ratio_interval(apart)
+    if low is not None and high is not None and low <= 1 <= high:
+        return None
+    share = max(value, 1 / value) - 1
+    return share if share > MOST_DISAGREEMENT else None

@@ -63,6 +63,47 @@ def quantile_interval(
     return (ordered[low - 1] if low >= 1 else None, ordered[high - 1] if high <= n else None)
 
 
+def ratio_interval(
+    starts: Sequence[Sequence[float]], confidence: float = 0.95
+) -> tuple[float, float | None, float | None]:
+    """A ratio measured in several sets of processes: its value and the two ends of its interval.
+
+    Each set counts once, with the median of its rounds. Their logarithms are averaged, with Student's interval, which
+    covers what differs within a set and what differs between sets (Kalibera, Jones 2013). One set has no interval.
+
+    Args:
+        starts: by set of processes, the ratios of its rounds.
+        confidence: of the interval.
+    """
+    logs = np.log([median(rounds) for rounds in starts])
+    middle = float(logs.mean())
+    if len(logs) < 2:
+        return math.exp(middle), None, None
+    half = t_quantile(len(logs) - 1, confidence) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
+def t_quantile(degrees: int, confidence: float) -> float:
+    """The t that Student's distribution stays within, on both sides, with that confidence."""
+    high = 1.0
+    while _within_t(high, degrees) < confidence:
+        high *= 2
+    return _crossing(lambda t: confidence - _within_t(t, degrees), 0.0, high)
+
+
+def _within_t(t: float, degrees: int) -> float:
+    """P(|T| ≤ t) (Abramowitz, Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    cosine = math.cos(angle)
+    odd = degrees % 2
+    term, series = (cosine if odd else 1.0), 0.0
+    for k in range(1 + odd, degrees, 2):
+        series += term
+        term *= cosine * cosine * k / (k + 1)
+    series *= math.sin(angle)
+    return (angle + series) * 2 / math.pi if odd else series
+
+
 def _binomial(n: int, p: float) -> np.ndarray:
     """Probabilities of 0 … n successes."""
     k = np.arange(n + 1)

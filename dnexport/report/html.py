@@ -11,8 +11,9 @@ import jinja2
 
 from dnexport.errors import UsageError
 from dnexport.report.plots import Distribution, latency_plot
+from dnexport.spec.latency import Benchmark
 from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Accuracy, Benchmark, Environment, TargetReport, decibel_text
+from dnexport.spec.metrics import Accuracy, Environment, TargetReport, decibel_text
 
 
 @runtime_checkable

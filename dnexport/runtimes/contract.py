@@ -174,6 +174,9 @@ class Runtime(Protocol):
     def execution(self, precision: Precision, target: Target) -> Execution:
         """The best execution of ``precision`` on this machine."""
 
+    def packages(self, target: Target) -> tuple[str, ...]:
+        """The installed packages that are this runtime, as ``pip`` names them."""
+
     def environment(self, target: Target) -> dict[str, str]:
         """Environment variables that a process must start with."""
 

@@ -1,9 +1,12 @@
-"""The NVIDIA GPUs of this machine, as its driver lists them."""
+"""The NVIDIA GPUs of this machine, as its driver lists them, and what its management library tells of the first."""
 
+import functools
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 _PATIENCE_S = 10
 _CAPABILITY = re.compile(r"(\d+)\.(\d+)")
@@ -39,3 +42,59 @@ def _listed(field: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listing.stdout.splitlines() if line.strip()]
+
+
+@functools.cache
+def _nvml() -> Any:
+    """NVIDIA's management library with its first GPU's handle; None without the package, the driver or a GPU."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+    except Exception:  # not installed, no driver, no GPU: each has an exception of its own
+        return None
+
+
+def gpu_millijoules() -> float | None:
+    """What the first GPU has taken since its driver was loaded; None where nothing counts it."""
+    return _read("nvmlDeviceGetTotalEnergyConsumption")
+
+
+def gpu_readings() -> dict[str, Any]:
+    """Clock, power, temperature and throttle reasons of the first GPU, as fields of `Conditions`, where it tells."""
+    if _nvml() is None:
+        return {}
+    library, _ = _nvml()
+    watts, reasons = _read("nvmlDeviceGetPowerUsage"), _read("nvmlDeviceGetCurrentClocksThrottleReasons")
+    return {
+        "gpu_mhz": _read("nvmlDeviceGetClockInfo", library.NVML_CLOCK_SM),
+        "gpu_watts": None if watts is None else watts / 1e3,
+        "gpu_celsius": _read("nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU),
+        "gpu_throttled": throttle_words(int(reasons or 0), vars(library)),
+    }
+
+
+def throttle_words(reasons: int, constants: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of NVML's reasons for a clock that is held down; that the GPU is idle or set to a clock is none.
+
+    Args:
+        reasons: the bits.
+        constants: of NVML's module: ``nvmlClocksThrottleReasonSwPowerCap`` and its like.
+    """
+    prefix, harmless = "nvmlClocksThrottleReason", ("GpuIdle", "ApplicationsClocksSetting", "None", "All")
+    names = {name.removeprefix(prefix): bit for name, bit in constants.items() if name.startswith(prefix)}
+    return tuple(
+        sorted(name for name, bit in names.items() if isinstance(bit, int) and reasons & bit and name not in harmless)
+    )
+
+
+def _read(function: str, *arguments: Any) -> float | None:
+    found = _nvml()
+    if found is None:
+        return None
+    library, handle = found
+    try:
+        return float(getattr(library, function)(handle, *arguments))
+    except Exception:  # this GPU or this driver does not tell
+        return None

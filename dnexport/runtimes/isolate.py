@@ -59,6 +59,11 @@ class Worker:
         self._reader = threading.Thread(target=self._read_answers, daemon=True)
         self._reader.start()
 
+    @property
+    def process(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     def call(self, function: Callable[..., Result], *args: Any, timeout_s: float = 600.0) -> Result:
         """Run a module-level function in the child.
 

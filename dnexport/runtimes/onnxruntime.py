@@ -76,6 +76,11 @@ class OnnxRuntime:
             return Execution.BF16
         return Execution.F32
 
+    def packages(self, target: Target) -> tuple[str, ...]:
+        """ONNX Runtime, and OpenVINO's plug-in for it."""
+        plugin = ("onnxruntime-ep-openvino",) if target.runtime == "openvino" else ()
+        return ("onnxruntime-gpu" if target.device == "cuda" else "onnxruntime", *plugin)
+
     def environment(self, target: Target) -> dict[str, str]:
         """None needed."""
         del target

@@ -7,6 +7,7 @@ it, and what the parser understood of them is checked before anything is built. 
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import math
 from collections import Counter
@@ -75,6 +76,12 @@ class TensorRT:
         return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
             precision
         ]
+
+    def packages(self, target: Target) -> tuple[str, ...]:
+        """The library's package, and those that its files lie in: ``tensorrt_cu12_libs``."""
+        names = {distribution.name.replace("_", "-").lower() for distribution in importlib.metadata.distributions()}
+        rtx = target.runtime == "tensorrt-rtx"
+        return tuple(sorted(n for n in names if n.startswith("tensorrt") and n.startswith("tensorrt-rtx") == rtx))
 
     def environment(self, target: Target) -> dict[str, str]:
         """Polygraphy's switch between the two libraries."""

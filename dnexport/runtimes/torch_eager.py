@@ -53,6 +53,11 @@ class Torch:
         del precision, target
         return Execution.F32
 
+    def packages(self, target: Target) -> tuple[str, ...]:
+        """PyTorch itself."""
+        del target
+        return ("torch",)
+
     def environment(self, target: Target) -> dict[str, str]:
         """None needed."""
         del target

@@ -11,7 +11,7 @@ from dnexport.spec.quantization import CalibrationSet, Placement, Trial
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.record import Record
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Weights(Record):

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from dnexport.spec.budget import Judgement
+from dnexport.spec.latency import Benchmark
 from dnexport.spec.precision import Execution
 from dnexport.spec.record import Record
 
@@ -28,6 +29,28 @@ class ClassDrop(Record):
     images: int
     lost: int
     gained: int
+
+
+class Shown(Record):
+    """An image that a reader should look at: its answer changed, or the engine is furthest from PyTorch on it.
+
+    Attributes:
+        index: among the compared images.
+        label: None where unknown, and of multi-label networks.
+        reference: the class that PyTorch names.
+        engine: the class that the engine names.
+        margin: PyTorch's probability of its first class less that of its second.
+        max_abs_error: largest |Δlogit|.
+        thumbnail: the network's input as a data URI of a JPEG or PNG; empty where it was not kept.
+    """
+
+    index: int
+    label: int | None
+    reference: int
+    engine: int
+    margin: float
+    max_abs_error: float
+    thumbnail: str = ""
 
 
 class Accuracy(Record):
@@ -55,6 +78,8 @@ class Accuracy(Record):
         flipped_margin: the reference's largest margin, the probability of its first class less that of its second, on
             an image whose answer changed: near 0 only ties fell the other way; None where no answer changed.
         worst_classes: with most losses beyond gains, at most five, worst first; classes without a loss are not named.
+        shown: changed answers, the surest first, at most eight; where none changed, the images with the largest errors.
+        waited_share: of the time it took, what the engine waited for decoded images; None where they were at hand.
     """
 
     samples: int = Field(ge=1)
@@ -76,6 +101,8 @@ class Accuracy(Record):
     divergence: float | None = None
     flipped_margin: float | None = None
     worst_classes: tuple[ClassDrop, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    waited_share: float | None = None
 
     @property
     def drop(self) -> float | None:
@@ -91,87 +118,6 @@ class Accuracy(Record):
         if not pairs:
             return None
         return sum(a for a, _ in pairs) / len(pairs), sum(r or 0.0 for _, r in pairs) / len(pairs)
-
-
-class Latency(Record):
-    """The time of one query end to end, as the caller's wall clock sees it.
-
-    Attributes:
-        batch: images a query.
-        threads: of the runtime.
-        samples_ms: every measured query, in order; no outlier is removed.
-        p50_ms: median.
-        p90_ms: 90th percentile; None where the queries are too few to bound it (`measure.statistics`).
-        p99_ms: 99th percentile; None likewise.
-        p90_bound_ms: below which the 90th percentile lies with 99 % confidence; None likewise.
-        p99_bound_ms: likewise of the 99th.
-        images_per_second: images of all measured queries by the sum of their times, one query at a time.
-        warm_up_queries: queries before the first measured one, not in the samples.
-    """
-
-    batch: int
-    threads: int
-    samples_ms: tuple[float, ...]
-    p50_ms: float
-    p90_ms: float | None
-    p99_ms: float | None
-    p90_bound_ms: float | None = None
-    p99_bound_ms: float | None = None
-    images_per_second: float
-    warm_up_queries: int
-
-
-class Ratio(Record):
-    """How many times faster than a reference, from the medians of alternating blocks.
-
-    Attributes:
-        value: median over the rounds of (reference median / engine median).
-        low: lower end of the distribution-free 95 % interval of that median; None below six rounds.
-        high: upper end.
-        rounds: alternations that entered.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    rounds: int
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.2f}× (no interval from {self.rounds} rounds)"
-        return f"{self.value:.2f}× ({self.low:.2f} to {self.high:.2f})"
-
-
-class Reference(Record):
-    """A PyTorch form that latency is compared with.
-
-    Attributes:
-        form: ``eager fp32``, ``channels-last bf16``, …
-        latency: measured in the same rounds as the engine's.
-    """
-
-    form: str
-    latency: Latency
-
-
-class Benchmark(Record):
-    """Latency of one engine beside the references of the same run.
-
-    Attributes:
-        latency: of the engine.
-        references: eager FP32 first; then the best form, if it is another.
-        forms_tried: median of a short trial of each PyTorch form, in milliseconds; the best is the smallest.
-        over_eager: speed-up over eager FP32.
-        over_best: speed-up over the best PyTorch form, the headline.
-        notes: what makes these numbers weak.
-    """
-
-    latency: Latency
-    references: tuple[Reference, ...] = ()
-    forms_tried: dict[str, float] = Field(default_factory=dict)
-    over_eager: Ratio | None = None
-    over_best: Ratio | None = None
-    notes: tuple[str, ...] = ()
 
 
 class CrossCheck(Record):
@@ -190,6 +136,22 @@ class CrossCheck(Record):
     floor_db: float
 
 
+class PartCensus(Record):
+    """One part of the network in the graph: a dense block, or what lies between two.
+
+    Attributes:
+        part: ``stem``, ``block 1``, ``transition 1``, …, ``head``.
+        nodes: names of its nodes.
+        macs: multiply-adds an image of its convolutions and matrix products.
+        bytes: that these read and write an image: activations, weights and results, in the types of the graph.
+    """
+
+    part: str
+    nodes: tuple[str, ...]
+    macs: int
+    bytes: int
+
+
 class Census(Record):
     """What an ONNX graph holds, counted by `graph.census`.
 
@@ -197,11 +159,13 @@ class Census(Record):
         operators: node count by operator.
         conv_macs_by_precision: share of the convolutions' multiply-adds by their input type (``int8``: Q/DQ-fed).
         conv_macs: multiply-adds an image of each convolution, by its name.
+        parts: of the network, in the order of the computation; empty where the graph shows none.
     """
 
     operators: dict[str, int]
     conv_macs_by_precision: dict[str, float]
     conv_macs: dict[str, int] = Field(default_factory=dict)
+    parts: tuple[PartCensus, ...] = ()
 
 
 class PrecisionProof(Record):
@@ -264,7 +228,22 @@ class TargetReport(Record):
 
 
 class Environment(Record):
-    """The machine a measurement was made on."""
+    """The machine a measurement was made on; None where the system does not tell.
+
+    Attributes:
+        system: kernel and its release.
+        machine: the instruction set: ``x86_64``, ``aarch64``.
+        cpu: model.
+        cpu_features: instructions that matter here and that it has.
+        cores: that this process may use.
+        memory_bytes: of the machine.
+        load_average: processes that wanted a processor, over the last minute.
+        governor: of the processors' clock.
+        gpu: name, compute capability and driver of the first GPU; empty where there is none.
+        power_mode: of a Jetson, as ``nvpmodel`` names it.
+        python: version.
+        versions: of the packages that decide what is built and how fast it runs.
+    """
 
     system: str
     machine: str
@@ -273,5 +252,8 @@ class Environment(Record):
     cores: int
     memory_bytes: int | None
     load_average: float | None
+    governor: str | None = None
+    gpu: dict[str, str] = Field(default_factory=dict)
+    power_mode: str | None = None
     python: str
     versions: dict[str, str]

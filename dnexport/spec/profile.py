@@ -43,6 +43,10 @@ class Profile(Record):
         """The batch size nearest to ``batch`` that is accepted."""
         return min(max(batch, self.min_batch), self.max_batch)
 
+    def holds(self, batch: int) -> bool:
+        """Whether ``batch`` is accepted."""
+        return self.within(batch) == batch
+
     def __str__(self) -> str:
         if self.min_batch == self.max_batch:
             return str(self.min_batch)

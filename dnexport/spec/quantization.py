@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dnexport.spec.metrics import Ratio, decibel_text
+from dnexport.spec.latency import Ratio
+from dnexport.spec.metrics import decibel_text
 from dnexport.spec.record import Record
 
 ObserverName = Literal["minmax", "percentile", "entropy", "mse"]

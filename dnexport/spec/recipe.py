@@ -14,6 +14,7 @@ from dnexport.errors import DnexportError, RecipeError
 from dnexport.spec.budget import Budget
 from dnexport.spec.engine import EngineOptions
 from dnexport.spec.fleets import expanded
+from dnexport.spec.latency import Scenario
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Channels, InputType, Interpolation
 from dnexport.spec.profile import Profile
@@ -29,6 +30,7 @@ else:
 
 WEIGHT_WORDS = ("auto", "pretrained", "random")
 DATA_WORDS = ("digits", "synthetic")
+MULTI_STREAM_BATCH = 8  # MLPerf Inference, edge: samples of a MultiStream query
 StandIn = Literal["bf16", "f32"]
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -53,17 +55,28 @@ class Bench(Record):
     """How long latency is measured.
 
     Attributes:
-        rounds: alternations between the engines and the references; each gives one ratio.
+        restarts: sets of processes, one after another; each loads the engines anew.
+        rounds: alternations between the engines and the references in each set; each gives one ratio.
         block_s: least length of a block of queries, in seconds.
         batch: images a query.
         threads: of every session; all processors where it is None.
+        queries: of each engine that are measured at the least.
+        duration_s: of measuring, at the least, in seconds.
+        scenarios: MLPerf's that are measured too: ``multi-stream`` (queries of eight images), ``offline`` (throughput
+            over a sweep of batch sizes).
+        cuda_graph: launch a query as one CUDA graph where the runtime has them.
         compile: let torch.compile compete as a PyTorch reference; compiling densenet121 takes two minutes on two cores.
     """
 
-    rounds: int = Field(default=8, ge=1)
+    restarts: int = Field(default=5, ge=1)
+    rounds: int = Field(default=2, ge=1)
     block_s: float = Field(default=0.2, gt=0)
     batch: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    queries: int | None = Field(default=None, ge=1)
+    duration_s: float | None = Field(default=None, gt=0)
+    scenarios: tuple[Scenario, ...] = ()
+    cuda_graph: bool = True
     compile: bool = False
 
 
@@ -174,6 +187,11 @@ class Recipe(Record):
         chosen = self.quantization
         if self.precision is not Precision.INT8 and (chosen.has_budget or chosen.plan is not None):
             raise ValueError(f"a budget or a plan is for int8, not for {self.precision.value}; add --int8")
+        if "multi-stream" in self.bench.scenarios and not self.profile.holds(MULTI_STREAM_BATCH):
+            raise ValueError(
+                f"the multi-stream scenario asks for {MULTI_STREAM_BATCH} images a query, outside of the profile"
+                f" {self.profile}; raise --batch"
+            )
         if self.bench.batch > self.profile.max_batch:
             raise ValueError(
                 f"bench.batch {self.bench.batch} lies outside of the profile {self.profile}; raise --batch"

@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(file: Path, **values: object) -> Recipe:
     fields = {"name": "foreign", "onnx": str(file), "precision": "fp32", "targets": ["onnxruntime:cpu", "openvino:cpu"]}
-    return recipe_from_values({**fields, "bench": {"rounds": 1, "block_s": 0.01}, **values}, "flags")
+    return recipe_from_values({**fields, "bench": {"restarts": 1, "rounds": 1, "block_s": 0.01}, **values}, "flags")
 
 
 def test_it_goes_the_way_of_all_graphs(file: Path, tmp_path: Path) -> None:

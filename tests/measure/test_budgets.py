@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from dnexport.measure.budgets import exit_code, judgements
-from dnexport.measure.latency import Blocks
+from dnexport.measure.latency import Block, Blocks, latency_from_blocks
 from dnexport.spec.budget import Budget
-from dnexport.spec.metrics import Accuracy, Benchmark, Ratio, TargetReport
+from dnexport.spec.latency import Benchmark, Ratio
+from dnexport.spec.metrics import Accuracy, TargetReport
 
 
 def accuracy(lost: int, gained: int, n: int = 10_000) -> Accuracy:
@@ -25,8 +26,8 @@ def accuracy(lost: int, gained: int, n: int = 10_000) -> Accuracy:
 
 def benchmark(queries: int = 1000, scale: float = 1.0) -> Benchmark:
     times = tuple(float(ms) for ms in scale * np.linspace(1, 2, queries))
-    latency = Blocks((times,), 10).latency(batch=1, threads=2)
-    return Benchmark(latency=latency, over_best=Ratio(value=3, low=2.8, high=3.2, rounds=8))
+    latency = latency_from_blocks([Blocks((Block(times),))], batch=1, threads=2)
+    return Benchmark(latency=latency, over_best=Ratio(value=3, low=2.8, high=3.2, starts=((3,), (3,))))
 
 
 REPORT = TargetReport(

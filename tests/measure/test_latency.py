@@ -5,7 +5,21 @@ import numpy as np
 import pytest
 
 from dnexport.measure.environment import environment
-from dnexport.measure.latency import LEAST_QUERIES, Blocks, Probe, alternate, ratio_from_blocks
+from dnexport.measure.latency import (
+    LEAST_QUERIES,
+    Block,
+    Blocks,
+    Probe,
+    WarmUp,
+    alternate,
+    device_times_from_blocks,
+    disagreement,
+    latency_from_blocks,
+    millijoules_per_image,
+    ratio_alone,
+    ratio_from_blocks,
+)
+from dnexport.runtimes.contract import Phases
 from dnexport.runtimes.isolate import Worker
 
 IMAGES = np.arange(5 * 4, dtype=np.float32).reshape(5, 1, 2, 2)
@@ -23,6 +37,9 @@ class Sleeper:
             pass
         return images.reshape(len(images), -1)
 
+    def phases(self) -> None:
+        """None."""
+
 
 def worker(milliseconds: float) -> Worker:
     made = Worker("sleeping")
@@ -31,26 +48,23 @@ def worker(milliseconds: float) -> Worker:
 
 
 def test_a_known_ratio_is_found() -> None:
-    workers = [worker(4.0), worker(2.0)]
-    ticks: list[tuple[int, int]] = []
-    try:
-        slow, fast = alternate(
-            workers, rounds=6, batch=2, block_s=0.03, tick=lambda done, total: ticks.append((done, total))
-        )
-    finally:
-        for each in workers:
-            each.close()
+    sets = []
+    for _ in range(3):
+        with worker(4.0) as one, worker(2.0) as two:
+            sets.append(alternate([one, two], batch=2, block_s=0.03, enough=lambda rounds, _: rounds == 2))
+    slow, fast = ([blocks[index] for blocks in sets] for index in (0, 1))
     ratio = ratio_from_blocks(slow, fast)
     assert ratio.value == pytest.approx(2, rel=0.1)
     assert ratio.low is not None
     assert ratio.low <= ratio.value <= ratio.high
-    assert ticks[-1] == (6, 6)
-    latency = fast.latency(batch=2, threads=1)
+    assert [len(rounds) for rounds in ratio.starts] == [2, 2, 2]
+    assert ratio_alone(slow, fast).value == pytest.approx(2, rel=0.1)
+    latency = latency_from_blocks(fast, batch=2, threads=1)
     assert latency.p50_ms == pytest.approx(2, rel=0.1)
     assert latency.images_per_second == pytest.approx(1000, rel=0.15)
     assert latency.p99_ms is None
-    assert all(len(block) >= LEAST_QUERIES for block in fast.rounds)
-    assert fast.warm_up_queries >= 2 * LEAST_QUERIES
+    assert all(len(block.times_ms) >= LEAST_QUERIES for each in fast for block in each.rounds)
+    assert all(each.warm_up.queries >= 2 * LEAST_QUERIES for each in fast)
 
 
 class Learner(Sleeper):
@@ -69,7 +83,9 @@ class Learner(Sleeper):
 @pytest.mark.parametrize(("slow_queries", "least"), [(0, 2), (LEAST_QUERIES + 3, 3)])
 def test_warm_up_goes_on_until_two_blocks_agree(slow_queries: int, least: int) -> None:
     probe = Probe(functools.partial(Learner, slow_queries), IMAGES)
-    assert probe.warm_up(1, 0.0) >= least * LEAST_QUERIES
+    warm_up = probe.warm_up(1, 0.0)
+    assert warm_up.queries >= least * LEAST_QUERIES
+    assert warm_up.steady
 
 
 def test_warm_up_is_bounded() -> None:
@@ -79,12 +95,13 @@ def test_warm_up_is_bounded() -> None:
             return super().__call__(images)
 
     probe = Probe(functools.partial(Drifter, 0.2), IMAGES)
-    assert probe.warm_up(1, 0.0) == 6 * LEAST_QUERIES
+    warm_up = probe.warm_up(1, 0.0)
+    assert (warm_up.queries, warm_up.steady) == (6 * LEAST_QUERIES, False)
 
 
 def test_no_outlier_is_removed() -> None:
-    blocks = Blocks(((1.0,) * 99 + (1000.0,),), 0)
-    latency = blocks.latency(batch=1, threads=1)
+    blocks = Blocks((Block((1.0,) * 99 + (1000.0,)),))
+    latency = latency_from_blocks([blocks], batch=1, threads=1)
     assert max(latency.samples_ms) == 1000
     assert latency.images_per_second == pytest.approx(100 / 1.099)
 
@@ -96,9 +113,45 @@ def test_images_are_taken_in_turn() -> None:
     assert [len(part) for part in probe.logits(IMAGES, 2)] == [2, 2, 1]
 
 
-def test_too_few_rounds_have_no_interval() -> None:
-    ratio = ratio_from_blocks(Blocks(((2.0,),) * 5, 0), Blocks(((1.0,),) * 5, 0))
-    assert (ratio.value, ratio.low, ratio.high) == (2.0, None, None)
+def blocks(*medians: float, alone: float = 1.0) -> Blocks:
+    return Blocks(tuple(Block((float(each),)) for each in medians), WarmUp(1, (alone,), True))
+
+
+def test_one_set_of_processes_has_no_interval() -> None:
+    ratio = ratio_from_blocks([blocks(2, 2, 2)], [blocks(1, 1, 1)])
+    assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(2), None, None)
+
+
+def test_what_alternation_changes_is_found_unless_the_sets_differ_as_much() -> None:
+    def apart(alone: list[float]) -> float | None:
+        reference = [blocks(2, alone=each) for each in alone]
+        engine = [blocks(1)] * len(alone)
+        return disagreement(ratio_alone(reference, engine), ratio_from_blocks(reference, engine))
+
+    assert apart([2.2, 2.21, 2.19]) == pytest.approx(0.1, abs=0.002)
+    assert apart([1.8, 1.81, 1.79]) == pytest.approx(0.111, abs=0.002)
+    assert apart([2.08, 2.081, 2.079]) is None, "less than five percent"
+    assert apart([1.5, 2.0, 3.0]) is None, "noise"
+    assert apart([2.2]) == pytest.approx(0.1), "one set has no noise to tell"
+
+
+def test_the_devices_events_are_summed_up_and_so_is_its_energy() -> None:
+    phases = [Phases(0.1, 0.2, compute, 0.3) for compute in (1.0, 2.0, 6.0)]
+    sets = [Blocks((Block((2.0, 3.0), tuple(phases[:2]), 30.0), Block((7.0,), (phases[2],), 12.0)))]
+    found = device_times_from_blocks(sets)
+    assert found is not None
+    assert (found.enqueue_ms, found.h2d_ms, found.compute_ms, found.d2h_ms) == (0.1, 0.2, 2.0, 0.3)
+    assert found.compute_samples_ms == (1.0, 2.0, 6.0)
+    assert found.compute_p99_ms is None
+    assert millijoules_per_image(sets, 2) == pytest.approx(42 / 6)
+    assert device_times_from_blocks([blocks(1)]) is None
+    assert millijoules_per_image([blocks(1)], 1) is None
+
+
+def test_the_harness_costs_less_than_a_hundredth_at_a_millisecond() -> None:
+    probe = Probe(functools.partial(Sleeper, 1.0), IMAGES)
+    assert float(np.median(probe.block(1, 0.3).times_ms)) == pytest.approx(1.0, rel=0.01)
+    assert (probe.peak_memory() or 1e9) > 1e7
 
 
 def test_the_environment_is_this_machine() -> None:

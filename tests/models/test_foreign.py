@@ -132,7 +132,9 @@ def test_weights_fill_it_strictly_under_its_own_names(package: str, tmp_path: Pa
 def test_it_builds_measures_and_predicts(
     package: str, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    built = build(recipe(f"{package}:Net", bench={"rounds": 2, "block_s": 0.01}), tmp_path / "bundle", Silent())
+    built = build(
+        recipe(f"{package}:Net", bench={"restarts": 1, "rounds": 1, "block_s": 0.01}), tmp_path / "bundle", Silent()
+    )
     manifest = built.bundle.manifest
     assert (manifest.weights.source, manifest.weights.trained) == ("factory", True)
     assert built.bundle.reports["onnxruntime:cpu"].benchmark is not None

@@ -11,7 +11,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.errors import UsageError
 from dnexport.report.html import page_from_bundles
 from dnexport.report.plots import Distribution, latency_plot
-from dnexport.spec.metrics import Ratio
+from dnexport.spec.latency import Ratio
 from dnexport.spec.recipe import Bench
 
 CHROMIUM = shutil.which("chromium")
@@ -88,8 +88,8 @@ def test_names_from_outside_are_escaped(demo: Path) -> None:
 
 
 def test_a_ratio_without_interval_says_so() -> None:
-    assert str(Ratio(value=2, low=None, high=None, rounds=3)) == "2.00× (no interval from 3 rounds)"
-    assert str(Ratio(value=2, low=1.5, high=2.5, rounds=8)) == "2.00× (1.50 to 2.50)"
+    assert str(Ratio(value=2, low=None, high=None, starts=((2,),))) == "2.00× (no interval from one start)"
+    assert str(Ratio(value=2, low=1.5, high=2.5, starts=((2,), (2,)))) == "2.00× (1.50 to 2.50)"
 
 
 def test_a_plot_takes_its_colours_from_the_page() -> None:

@@ -1,0 +1,83 @@
+"""What else happened while something was measured: clocks, temperatures, other programs."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dnexport.runtimes.gpu import gpu_readings
+from dnexport.spec.latency import Conditions
+
+_BUSY = slice(0, 8)  # user nice system idle iowait irq softirq steal; guests are part of the first two
+_IDLE = (3, 4)
+
+
+class Watch:
+    """Conditions of a measurement, and what share of the processors' time went to others meanwhile."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._readings: list[Conditions] = []
+        self._others = 0.0
+        self._all = 0.0
+        self.read()
+
+    @property
+    def readings(self) -> tuple[Conditions, ...]:
+        """So far."""
+        return tuple(self._readings)
+
+    @property
+    def others_share(self) -> float | None:
+        """Of the processors' time in the spans that were watched; None where the system does not tell."""
+        return max(0.0, self._others / self._all) if self._all else None
+
+    def read(self) -> None:
+        """Take a reading."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        at = time.monotonic() - self._began
+        self._readings.append(Conditions(at_s=at, load_average=load, cpu_mhz=_cpu_mhz(), **gpu_readings()))
+
+    @contextlib.contextmanager
+    def span(self, processes: Sequence[int]) -> Iterator[None]:
+        """Watch the processors while ``processes`` and this one work; what they take is not others'."""
+        before, own_before = _processors(), _own(processes)
+        yield
+        after, own_after = _processors(), _own(processes)
+        if before is None or after is None or own_before is None or own_after is None:
+            return
+        self._others += (after[0] - before[0]) - (own_after - own_before)
+        self._all += after[1] - before[1]
+
+
+def _processors() -> tuple[float, float] | None:
+    """Seconds that all processors have worked, for whomever, and seconds they have had."""
+    try:
+        fields = [float(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:]][_BUSY]
+    except (OSError, ValueError, IndexError):
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (sum(fields) - sum(fields[index] for index in _IDLE)) / ticks, sum(fields) / ticks
+
+
+def _own(processes: Sequence[int]) -> float | None:
+    """Seconds that these processes and this one have worked."""
+    total = sum(os.times()[:2])
+    for process in processes:
+        try:
+            # The name before the last parenthesis may hold spaces.
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def _cpu_mhz() -> float | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    return sum(clocks) / len(clocks) if clocks else None
