@@ -16,6 +16,7 @@ from dnexport.measure.environment import installed_bytes
 from dnexport.measure.latency import (
     Blocks,
     Probe,
+    WarmUp,
     alternate,
     device_times_from_blocks,
     disagreement,
@@ -23,6 +24,7 @@ from dnexport.measure.latency import (
     millijoules_per_image,
     ratio_alone,
     ratio_from_blocks,
+    warmed_up,
 )
 from dnexport.measure.statistics import fewest_samples, median, ratio_interval
 from dnexport.runtimes.arrays import available_threads, whole_batches
@@ -40,6 +42,7 @@ _OTHERS = 0.05
 _DRIFT = 0.05
 
 Tick = Callable[[int, int], None]
+_Warm = tuple[Worker, WarmUp]
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,13 @@ def measure_engines(
         with contextlib.ExitStack() as stack:
             workers = _references(factory, images, bench, tried, stack) if factory else {}
             for name, engine in zip(names, engines, strict=True):
-                workers[name] = stack.enter_context(_opened(engine, images, bench))
-                records[name].cold.append(workers[name].method("first_query", bench.batch))
+                worker = stack.enter_context(_opened(engine, images, bench))
+                records[name].cold.append(worker.method("first_query", bench.batch))
+                workers[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
             _measure_set(workers, names, records, images, bench, watch)
         watch.read()
         tick(start + 1, bench.restarts)
-    best = min(tried, key=lambda form: tried[form]) if tried else None
+    best = _best(tried) if tried else None
     return {engine.target: _benchmark(records, engine, tried, best, bench, watch) for engine in engines}
 
 
@@ -127,10 +131,10 @@ def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, t
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(_opened(engine, images, bench)) for engine in engines]
             enough = _enough(bench, range(len(engines)))
-            for each, blocks in zip(
-                found, alternate(workers, batch=bench.batch, block_s=bench.block_s, enough=enough), strict=True
-            ):
-                each.append(blocks)
+            warm = [warmed_up(worker, bench.batch, bench.block_s) for worker in workers]
+            blocks = alternate(workers, warm, batch=bench.batch, block_s=bench.block_s, enough=enough)
+        for each, new in zip(found, blocks, strict=True):
+            each.append(new)
         tick(start + 1, bench.restarts)
     return found
 
@@ -142,39 +146,36 @@ def _opened(engine: Engine, images: Images, bench: Bench) -> contextlib.Abstract
 
 def _references(
     factory: Callable[[], Any], images: Images, bench: Bench, tried: dict[str, float], stack: contextlib.ExitStack
-) -> dict[str, Worker]:
-    """Workers of eager FP32 and of the best form; the first time all forms are tried, and ``tried`` is filled."""
-    forms = (FORMS if bench.compile else FORMS[:-1]) if not tried else (EAGER, min(tried, key=lambda f: tried[f]))
+) -> dict[str, _Warm]:
+    """Eager FP32 and the best form, warmed up; the first time all forms are tried, and ``tried`` is filled."""
+    forms = (FORMS if bench.compile else FORMS[:-1]) if not tried else (EAGER, _best(tried))
     threads, pixels = bench.threads or available_threads(), images.feed("float32")
+    workers = {
+        form: stack.enter_context(Worker(f"measuring PyTorch ({form})", threads=threads))
+        for form in dict.fromkeys(forms)
+    }
 
-    def opened(form: str) -> Worker:
-        worker = Worker(f"measuring PyTorch ({form})", threads=threads)
-        try:
-            worker.create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
-        except BaseException:
-            worker.close()
-            raise
-        return worker
+    def create(form: str) -> None:
+        workers[form].create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
 
-    # Starting PyTorch takes longest: all of its processes start at once.
-    with ThreadPoolExecutor(len(forms)) as pool:
-        pending = {form: pool.submit(opened, form) for form in dict.fromkeys(forms)}
-    workers = {}
-    for form, made in pending.items():
-        workers[form] = made.result()
-        stack.callback(workers[form].close)
+    # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since it
+    # dies with the thread that started it.
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(create, list(workers)))
+    warm = {form: (worker, warmed_up(worker, bench.batch, bench.block_s)) for form, worker in workers.items()}
     if not tried:
-        for form, worker in workers.items():
-            worker.method("warm_up", bench.batch, bench.block_s)
-            tried[form] = median(worker.method("block", bench.batch, bench.block_s).times_ms)
-        best = min(tried, key=lambda form: tried[form])
-        for form in set(workers) - {EAGER, best}:
-            workers.pop(form).close()
-    return workers
+        tried.update({form: median(before.last_ms) for form, (_, before) in warm.items()})
+        for form in set(workers) - {EAGER, _best(tried)}:
+            warm.pop(form)[0].close()
+    return warm
+
+
+def _best(tried: Mapping[str, float]) -> str:
+    return min(tried, key=lambda form: tried[form])
 
 
 def _measure_set(
-    workers: Mapping[str, Worker],
+    warm: Mapping[str, _Warm],
     engines: Sequence[str],
     records: dict[str, _Record],
     images: Images,
@@ -182,28 +183,34 @@ def _measure_set(
     watch: Watch,
 ) -> None:
     """All that is measured with one set of processes."""
-    with watch.span([worker.process for worker in workers.values()]):
-        for name, blocks in _alternated(workers, engines, bench.batch, bench).items():
+    with watch.span([worker.process for worker, _ in warm.values()]):
+        for name, blocks in _alternated(warm, engines, bench.batch, bench).items():
             records.setdefault(name, _Record()).blocks.append(blocks)
-        mine = {name: workers[name] for name in engines}
         if "multi-stream" in bench.scenarios:
-            for name, blocks in _alternated(mine, engines, MULTI_STREAM_BATCH, bench).items():
+            asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
+            for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench).items():
                 records[name].multi_stream.append(blocks)
-        best = [name for name in workers if name not in engines][-1:]
+        best = [name for name in warm if name not in engines][-1:]
         once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
         for size in images.sweep:
-            swept = {name: workers[name] for name in (*best, *engines)}
+            swept = _rewarmed(warm, [*best, *engines], size, bench)
             for name, blocks in _alternated(swept, engines, size, once).items():
                 rate = 1e3 * size / median(blocks.rounds[0].times_ms)
                 records[name].rates.setdefault(size, []).append(rate)
-    for name, worker in workers.items():
+    for name, (worker, _) in warm.items():
         records[name].peaks.append(worker.method("peak_memory"))
 
 
-def _alternated(workers: Mapping[str, Worker], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
-    judged = [index for index, name in enumerate(workers) if name in engines]
-    blocks = alternate(list(workers.values()), batch=batch, block_s=bench.block_s, enough=_enough(bench, judged))
-    return dict(zip(workers, blocks, strict=True))
+def _rewarmed(warm: Mapping[str, _Warm], names: Sequence[str], batch: int, bench: Bench) -> dict[str, _Warm]:
+    """Some of the sessions, warmed up for another batch size."""
+    return {name: (warm[name][0], warmed_up(warm[name][0], batch, bench.block_s)) for name in names}
+
+
+def _alternated(warm: Mapping[str, _Warm], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
+    judged = [index for index, name in enumerate(warm) if name in engines]
+    workers, before = zip(*warm.values(), strict=True)
+    blocks = alternate(workers, before, batch=batch, block_s=bench.block_s, enough=_enough(bench, judged))
+    return dict(zip(warm, blocks, strict=True))
 
 
 def _enough(bench: Bench, judged: Sequence[int]) -> Callable[[int, Sequence[int]], bool]:

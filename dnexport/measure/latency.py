@@ -159,8 +159,14 @@ class Blocks:
         return sum(len(block.times_ms) for block in self.rounds)
 
 
+def warmed_up(worker: Worker, batch: int, block_s: float) -> WarmUp:
+    """`Probe.warm_up` of the session in a worker."""
+    return WarmUp(*worker.method("warm_up", batch, block_s))
+
+
 def alternate(
     workers: Sequence[Worker],
+    warm: Sequence[WarmUp],
     *,
     batch: int,
     block_s: float,
@@ -170,11 +176,11 @@ def alternate(
 
     Args:
         workers: each holds a `Probe`.
+        warm: what came before, of each.
         batch: images a query.
         block_s: least length of a block, in seconds.
         enough: told after each round how many rounds there were, and how many queries of each session were measured.
     """
-    warm = [WarmUp(*worker.method("warm_up", batch, block_s)) for worker in workers]
     blocks: list[list[Block]] = [[] for _ in workers]
     done = 0
     while not done or not enough(done, [sum(len(b.times_ms) for b in each) for each in blocks]):

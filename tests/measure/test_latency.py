@@ -18,6 +18,7 @@ from dnexport.measure.latency import (
     millijoules_per_image,
     ratio_alone,
     ratio_from_blocks,
+    warmed_up,
 )
 from dnexport.runtimes.contract import Phases
 from dnexport.runtimes.isolate import Worker
@@ -51,7 +52,8 @@ def test_a_known_ratio_is_found() -> None:
     sets = []
     for _ in range(3):
         with worker(4.0) as one, worker(2.0) as two:
-            sets.append(alternate([one, two], batch=2, block_s=0.03, enough=lambda rounds, _: rounds == 2))
+            warm = [warmed_up(each, 2, 0.03) for each in (one, two)]
+            sets.append(alternate([one, two], warm, batch=2, block_s=0.03, enough=lambda rounds, _: rounds == 2))
     slow, fast = ([blocks[index] for blocks in sets] for index in (0, 1))
     ratio = ratio_from_blocks(slow, fast)
     assert ratio.value == pytest.approx(2, rel=0.1)

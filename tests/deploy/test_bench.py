@@ -1,0 +1,121 @@
+"""Latency of real engines beside PyTorch, with a protocol that is short."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dnexport.build.network import reference_factory
+from dnexport.bundle.verify import Bundle
+from dnexport.deploy.bench import bench_images
+from dnexport.deploy.remeasure import measure_bundle
+from dnexport.errors import UsageError
+from dnexport.measure.conditions import Watch
+from dnexport.measure.environment import installed_bytes
+from dnexport.runtimes.torch_eager import EAGER
+from dnexport.spec.latency import Benchmark
+from dnexport.spec.profile import Profile
+from dnexport.spec.progress import Silent
+from dnexport.spec.recipe import Bench
+from tests.bundle.test_session import built
+
+BLOCK_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return built(tmp_path_factory.mktemp("bench") / "b", targets=["onnxruntime:cpu"], batch="2..4..8")
+
+
+@pytest.fixture(scope="module")
+def measured(bundle: Bundle) -> Benchmark:
+    bench = Bench(
+        restarts=2, rounds=1, block_s=BLOCK_S, batch=2, queries=40, scenarios=("multi-stream", "offline"), threads=1
+    )
+    factory = reference_factory(bundle.manifest)
+    assert factory is not None
+    return measure_bundle(bundle, None, bench, factory, Silent())["onnxruntime:cpu"]
+
+
+def test_each_set_of_processes_gives_its_rounds(measured: Benchmark) -> None:
+    best = measured.references[-1].form
+    assert measured.references[0].form == EAGER
+    assert best == min(measured.forms_tried, key=lambda form: measured.forms_tried[form])
+    for ratio in (measured.over_eager, measured.over_best):
+        if ratio is None:
+            assert any("is withheld: it is" in note for note in measured.notes)
+        else:
+            assert len(ratio.starts) == 2
+            assert ratio.low is not None
+    assert measured.latency.threads == 1
+    assert len(measured.latency.samples_ms) >= 40, "as many queries as were asked for"
+    assert len(measured.references[0].latency.samples_ms) > 0
+
+
+def test_the_scenarios_are_mlperfs(measured: Benchmark) -> None:
+    assert measured.multi_stream is not None
+    assert measured.multi_stream.batch == 8
+    assert len(measured.multi_stream.samples_ms) >= 40
+    assert [point.batch for point in measured.offline] == [2, 4, 8]
+    assert all(point.low <= point.images_per_second <= point.high and point.reference for point in measured.offline)
+    assert measured.best_batch is not None
+    assert measured.best_batch.images_per_second == max(p.images_per_second for p in measured.offline)
+
+
+def test_the_rest_of_what_a_user_pays_is_there(measured: Benchmark) -> None:
+    assert measured.cold_start is not None
+    assert measured.cold_start.starts == 2
+    assert measured.cold_start.open_ms > measured.cold_start.first_query_ms > 0
+    assert 2e7 < measured.peak_memory_bytes < 2e9
+    assert measured.install_bytes > 1e7
+    assert measured.device is None, "a CPU has one clock"
+    assert measured.millijoules_per_image is None
+    assert [reading.at_s for reading in measured.conditions] == sorted(r.at_s for r in measured.conditions)
+    assert len(measured.conditions) == 3, "before, and after each set of processes"
+    assert 0 <= measured.others_share <= 1
+    assert "2 sets of processes were measured; 5 are the default" in measured.notes
+
+
+def test_measuring_goes_on_for_as_long_as_was_asked(bundle: Bundle) -> None:
+    bench = Bench(restarts=1, rounds=1, block_s=BLOCK_S, batch=2, duration_s=0.6, threads=1)
+    (found,) = measure_bundle(bundle, None, bench, None, Silent()).values()
+    assert sum(found.latency.samples_ms) > 300
+    assert found.over_best is None
+    assert "no PyTorch reference here, so no speed-up" in found.notes
+
+
+def test_queries_that_the_engine_does_not_take_are_refused(tmp_path: Path) -> None:
+    small = built(tmp_path / "b", targets=["onnxruntime:cpu"], batch="1..1..4")
+    with pytest.raises(UsageError, match=r"batch 8 lies outside of the batches 1\.\.1\.\.4"):
+        measure_bundle(small, None, Bench(scenarios=("multi-stream",)), None, Silent())
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes"), [("1..1..8", (1, 2, 4, 8)), ("3..4..12", (3, 4, 8, 12)), ("5", (5,)), ("1", (1,))]
+)
+def test_the_sweep_goes_from_the_smallest_to_the_largest_batch(bundle: Bundle, profile: str, sizes: tuple[int]) -> None:
+    bench = Bench(scenarios=("offline",), batch=sizes[0])
+    found = bench_images(bundle.golden().images, bundle.manifest.preprocess, bench, Profile.parse(profile))
+    assert found.sweep == sizes
+    assert len(found.feed("float32")) >= sizes[-1]
+
+
+def test_work_of_others_is_told_from_ours() -> None:
+    """A busy process counts as others' work unless it is named."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            named, unnamed = Watch(), Watch()
+            with unnamed.span([]), named.span([busy.pid]):
+                time.sleep(0.6)
+        finally:
+            busy.kill()
+    assert unnamed.others_share - named.others_share > 0.5 / os.cpu_count()
+    assert [reading.at_s for reading in named.readings] == [pytest.approx(0, abs=0.5)]
+
+
+def test_what_is_not_installed_has_no_size() -> None:
+    assert installed_bytes(["numpy"]) > 1e6
+    assert installed_bytes(["no-such-package"]) is None
