@@ -255,5 +255,5 @@ def _reference_run(context: Context, referenced: Path) -> ReferenceRun:
     logits, labels = np.load(referenced / "logits.npy"), np.asarray(context.data.test.labels)
     known = labels >= 0
     top1 = float((logits.argmax(axis=1)[known] == labels[known]).mean()) if known.any() else None
-    form = EAGER if context.network.factory(context.source) else f"ONNX Runtime fp32 on {context.recipe.onnx}"
+    form = str(EAGER) if context.network.factory(context.source) else f"ONNX Runtime fp32 on {context.recipe.onnx}"
     return ReferenceRun(form=form, threads=available_threads(), top1=top1, samples=len(labels))

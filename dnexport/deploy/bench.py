@@ -1,6 +1,7 @@
 """Latency of engines beside PyTorch: eager FP32, and the best of its forms."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from dnexport.measure.statistics import fewest_samples, median, ratio_interval
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
-from dnexport.runtimes.torch_eager import EAGER, FORMS, TorchSession
+from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
 from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, Latency, Ratio, Reference
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
@@ -40,9 +41,10 @@ from dnexport.spec.target import Target
 _RESTARTS = Bench().restarts
 _OTHERS = 0.05
 _DRIFT = 0.05
+_SHORT_MS = 10.0
 
 Tick = Callable[[int, int], None]
-_Warm = tuple[Worker, WarmUp]
+_Session = tuple[Worker, WarmUp]
 
 
 @dataclass(frozen=True)
@@ -108,20 +110,20 @@ def measure_engines(
     """
     names = [str(engine.target) for engine in engines]
     watch = Watch()
-    tried: dict[str, float] = {}
+    references = _References(factory, images, bench, engines)
     records: dict[str, _Record] = {name: _Record() for name in names}
     for start in range(bench.restarts):
         with contextlib.ExitStack() as stack:
-            workers = _references(factory, images, bench, tried, stack) if factory else {}
+            sessions = references.opened(stack)
             for name, engine in zip(names, engines, strict=True):
                 worker = stack.enter_context(_opened(engine, images, bench))
                 records[name].cold.append(worker.method("first_query", bench.batch))
-                workers[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
-            _measure_set(workers, names, records, images, bench, watch)
+                sessions[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
+            beside = [str(references.best(device)) for device in references.tried]
+            _measure_set(sessions, names, beside, records, images, bench, watch)
         watch.read()
         tick(start + 1, bench.restarts)
-    best = _best(tried) if tried else None
-    return {engine.target: _benchmark(records, engine, tried, best, bench, watch) for engine in engines}
+    return {engine.target: _benchmark(records, engine, references, bench, watch) for engine in engines}
 
 
 def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, tick: Tick) -> list[list[Blocks]]:
@@ -144,45 +146,91 @@ def _opened(engine: Engine, images: Images, bench: Bench) -> contextlib.Abstract
     return engine.probe("measuring", images.feed(engine.input_type), threads, cuda_graph=bench.cuda_graph)
 
 
-def _references(
-    factory: Callable[[], Any], images: Images, bench: Bench, tried: dict[str, float], stack: contextlib.ExitStack
-) -> dict[str, _Warm]:
-    """Eager FP32 and the best form, warmed up; the first time all forms are tried, and ``tried`` is filled."""
-    forms = (FORMS if bench.compile else FORMS[:-1]) if not tried else (EAGER, _best(tried))
-    threads, pixels = bench.threads or available_threads(), images.feed("float32")
-    workers = {
-        form: stack.enter_context(Worker(f"measuring PyTorch ({form})", threads=threads))
-        for form in dict.fromkeys(forms)
-    }
+class _References:
+    """PyTorch's forms, on the devices that the engines use.
 
-    def create(form: str) -> None:
-        workers[form].create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
+    Attributes:
+        tried: by device, the median of each form's trial in milliseconds.
+    """
 
-    # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since it
-    # dies with the thread that started it.
-    with ThreadPoolExecutor(len(workers)) as pool:
-        list(pool.map(create, list(workers)))
-    warm = {form: (worker, warmed_up(worker, bench.batch, bench.block_s)) for form, worker in workers.items()}
-    if not tried:
-        tried.update({form: median(before.last_ms) for form, (_, before) in warm.items()})
-        for form in set(workers) - {EAGER, _best(tried)}:
-            warm.pop(form)[0].close()
-    return warm
+    def __init__(
+        self, factory: Callable[[], Any] | None, images: Images, bench: Bench, engines: Sequence[Engine]
+    ) -> None:
+        self._factory, self._images, self._bench = factory, images, bench
+        devices = _devices(engines) if factory else []
+        self.tried: dict[Device, dict[Form, float]] = {device: {} for device in devices}
+
+    def best(self, device: Device) -> Form:
+        """The fastest form there."""
+        return min(self.tried[device], key=lambda form: self.tried[device][form])
+
+    def kept(self, device: Device) -> list[Form]:
+        """Eager FP32 first; then the best form, if it is another; none where there is no PyTorch."""
+        tried = self.tried.get(device)
+        return list(dict.fromkeys((Form(device=device), self.best(device)))) if tried else []
+
+    def opened(self, stack: contextlib.ExitStack) -> dict[str, _Session]:
+        """The forms that are kept, warmed up, in new processes; the first time all forms are tried."""
+        sessions: dict[str, _Session] = {}
+        for device, tried in self.tried.items():
+            found = self._opened(self.kept(device) or self._candidates(device), stack)
+            if not tried:
+                tried.update({form: median(before.last_ms) for form, (_, before) in found.items()})
+                found |= self._single(device, stack)
+                for form in set(found) - set(self.kept(device)):
+                    found.pop(form)[0].close()
+            sessions |= {str(form): found[form] for form in self.kept(device)}
+        return sessions
+
+    def _candidates(self, device: Device) -> list[Form]:
+        forms = list(forms_on(device))
+        return [*forms, dataclasses.replace(forms[-1], compiled=True)] if self._bench.compile else forms
+
+    def _single(self, device: Device, stack: contextlib.ExitStack) -> dict[Form, _Session]:
+        """The best form on one thread, where queries are so short that threads may cost more than they bring."""
+        best = self.best(device)
+        several = self._bench.threads is None and available_threads() > 1 and device == "cpu"
+        if not several or self.tried[device][best] > _SHORT_MS:
+            return {}
+        found = self._opened([dataclasses.replace(best, single=True)], stack)
+        self.tried[device].update({form: median(before.last_ms) for form, (_, before) in found.items()})
+        return found
+
+    def _opened(self, forms: Sequence[Form], stack: contextlib.ExitStack) -> dict[Form, _Session]:
+        factory, bench, pixels = self._factory, self._bench, self._images.feed("float32")
+        assert factory is not None  # else there is no device
+        threads = bench.threads or available_threads()
+        workers = {f: stack.enter_context(Worker(f"measuring PyTorch ({f})", threads=threads)) for f in forms}
+
+        def create(form: Form) -> None:
+            workers[form].create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
+
+        # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since
+        # it dies with the thread that started it.
+        with ThreadPoolExecutor(len(workers)) as pool:
+            list(pool.map(create, forms))
+        return {form: (worker, warmed_up(worker, bench.batch, bench.block_s)) for form, worker in workers.items()}
 
 
-def _best(tried: Mapping[str, float]) -> str:
-    return min(tried, key=lambda form: tried[form])
+def _devices(engines: Sequence[Engine]) -> list[Device]:
+    """Where PyTorch can stand beside these engines."""
+    devices: list[Device] = ["cpu"] if any(engine.target.device == "cpu" for engine in engines) else []
+    if any(engine.target.device == "cuda" for engine in engines):
+        with Worker("looking for a GPU with PyTorch") as worker:
+            devices += ["cuda"] if worker.call(cuda_usable) else []
+    return devices
 
 
 def _measure_set(
-    warm: Mapping[str, _Warm],
+    warm: Mapping[str, _Session],
     engines: Sequence[str],
+    beside: Sequence[str],
     records: dict[str, _Record],
     images: Images,
     bench: Bench,
     watch: Watch,
 ) -> None:
-    """All that is measured with one set of processes."""
+    """All that is measured with one set of processes; ``beside`` are the references that take part in the sweep."""
     with watch.span([worker.process for worker, _ in warm.values()]):
         for name, blocks in _alternated(warm, engines, bench.batch, bench).items():
             records.setdefault(name, _Record()).blocks.append(blocks)
@@ -190,10 +238,9 @@ def _measure_set(
             asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
             for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench).items():
                 records[name].multi_stream.append(blocks)
-        best = [name for name in warm if name not in engines][-1:]
         once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
         for size in images.sweep:
-            swept = _rewarmed(warm, [*best, *engines], size, bench)
+            swept = _rewarmed(warm, [*beside, *engines], size, bench)
             for name, blocks in _alternated(swept, engines, size, once).items():
                 rate = 1e3 * size / median(blocks.rounds[0].times_ms)
                 records[name].rates.setdefault(size, []).append(rate)
@@ -201,12 +248,12 @@ def _measure_set(
         records[name].peaks.append(worker.method("peak_memory"))
 
 
-def _rewarmed(warm: Mapping[str, _Warm], names: Sequence[str], batch: int, bench: Bench) -> dict[str, _Warm]:
+def _rewarmed(warm: Mapping[str, _Session], names: Sequence[str], batch: int, bench: Bench) -> dict[str, _Session]:
     """Some of the sessions, warmed up for another batch size."""
     return {name: (warm[name][0], warmed_up(warm[name][0], batch, bench.block_s)) for name in names}
 
 
-def _alternated(warm: Mapping[str, _Warm], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
+def _alternated(warm: Mapping[str, _Session], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
     judged = [index for index, name in enumerate(warm) if name in engines]
     workers, before = zip(*warm.values(), strict=True)
     blocks = alternate(workers, before, batch=batch, block_s=bench.block_s, enough=_enough(bench, judged))
@@ -229,31 +276,29 @@ def _enough(bench: Bench, judged: Sequence[int]) -> Callable[[int, Sequence[int]
 
 
 def _benchmark(
-    records: Mapping[str, _Record],
-    engine: Engine,
-    tried: Mapping[str, float],
-    best: str | None,
-    bench: Bench,
-    watch: Watch,
+    records: Mapping[str, _Record], engine: Engine, references: _References, bench: Bench, watch: Watch
 ) -> Benchmark:
-    record = records[str(engine.target)]
-    threads = bench.threads or available_threads()
-    latency = functools.partial(latency_from_blocks, threads=threads)
+    record, device = records[str(engine.target)], _device(engine)
+    kept = references.kept(device)
+    latency = functools.partial(latency_from_blocks, threads=bench.threads or available_threads())
     peaks = [peak for peak in record.peaks if peak is not None]
-    notes: list[str] = []
+    speedups, notes = [], []
+    for form in kept:
+        ratio, note = _speedup(form, records[str(form)], record)
+        speedups.append(ratio)
+        notes += [note] if note else []
+    best = records[str(kept[-1])] if kept else None
     return Benchmark(
         latency=(own := latency(record.blocks, batch=bench.batch)),
         device=device_times_from_blocks(record.blocks),
         references=tuple(
-            Reference(form=form, latency=latency(records[form].blocks, batch=bench.batch))
-            for form in dict.fromkeys((EAGER, best))
-            if form is not None and form in tried
+            Reference(form=str(form), latency=latency(records[str(form)].blocks, batch=bench.batch)) for form in kept
         ),
-        forms_tried=dict(tried),
-        over_eager=_speedup(EAGER, records, record, notes) if tried else None,
-        over_best=_speedup(best, records, record, notes if best != EAGER else []) if best else None,
+        forms_tried={str(form): ms for form, ms in references.tried.get(device, {}).items()},
+        over_eager=speedups[0] if kept else None,
+        over_best=speedups[-1] if kept else None,
         multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
-        offline=tuple(_point(size, rates, records[best] if best else None) for size, rates in record.rates.items()),
+        offline=tuple(_point(size, rates, best) for size, rates in record.rates.items()),
         cold_start=ColdStart(
             open_ms=median([opened for opened, _ in record.cold]),
             first_query_ms=median([first for _, first in record.cold]),
@@ -264,22 +309,24 @@ def _benchmark(
         millijoules_per_image=millijoules_per_image(record.blocks, bench.batch),
         conditions=watch.readings,
         others_share=watch.others_share,
-        notes=(*notes, *_weaknesses(own, records, record, bench, bool(tried)), *_disturbances(records, watch)),
+        notes=(*notes, *_weaknesses(own, record, bench, bool(kept)), *_disturbances(records, watch)),
     )
 
 
-def _speedup(form: str, records: Mapping[str, _Record], engine: _Record, notes: list[str]) -> Ratio | None:
-    """The ratio, or None and a note where blocks alone contradict it."""
-    reference = records[form].blocks
-    ratio, alone = ratio_from_blocks(reference, engine.blocks), ratio_alone(reference, engine.blocks)
+def _device(engine: Engine) -> Device:
+    return "cuda" if engine.target.device == "cuda" else "cpu"
+
+
+def _speedup(form: Form, reference: _Record, engine: _Record) -> tuple[Ratio | None, str]:
+    """The ratio; or None, where blocks alone contradict it, and the note that says so."""
+    ratio, alone = (between(reference.blocks, engine.blocks) for between in (ratio_from_blocks, ratio_alone))
     apart = disagreement(alone, ratio)
     if apart is None:
-        return ratio
-    notes.append(
+        return ratio, ""
+    return None, (
         f"the speed-up over PyTorch {form} is withheld: it is {ratio} in alternating blocks and {alone} in blocks"
         f" alone, {apart:.0%} apart, so the sessions disturb each other"
     )
-    return None
 
 
 def _point(size: int, rates: Sequence[float], best: _Record | None) -> BatchPoint:
@@ -288,9 +335,7 @@ def _point(size: int, rates: Sequence[float], best: _Record | None) -> BatchPoin
     return BatchPoint(batch=size, images_per_second=value, low=low, high=high, reference=reference)
 
 
-def _weaknesses(
-    latency: Latency, records: Mapping[str, _Record], engine: _Record, bench: Bench, with_reference: bool
-) -> list[str]:
+def _weaknesses(latency: Latency, engine: _Record, bench: Bench, with_reference: bool) -> list[str]:
     notes = []
     queries = len(latency.samples_ms)
     for label, quantile in (("p90", 0.90), ("p99", 0.99)):

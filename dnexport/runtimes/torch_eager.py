@@ -1,12 +1,13 @@
-"""PyTorch as the reference: the forms in which people run a network on a CPU, each named.
+"""PyTorch as the reference: the forms in which people run a network, each named.
 
 A module comes from a factory, so that this file knows nothing of checkpoints or architectures.
 """
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,8 +23,51 @@ from dnexport.spec.target import Target
 if TYPE_CHECKING:
     import torch
 
-EAGER = "eager fp32"
-FORMS = (EAGER, "channels-last fp32", "channels-last bf16", "compiled bf16")
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way in which people run a module.
+
+    Attributes:
+        layout: of images and weights.
+        dtype: of both.
+        compiled: by torch.compile.
+        device: where.
+        single: on one thread, which is faster where a network is so small that threads cost more than they bring.
+    """
+
+    layout: Literal["contiguous", "channels-last"] = "contiguous"
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compiled: bool = False
+    device: Device = "cpu"
+    single: bool = False
+
+    def __str__(self) -> str:
+        how = "compiled" if self.compiled else "eager" if self.layout == "contiguous" else self.layout
+        where = " on CUDA" if self.device == "cuda" else ""
+        return f"{how} {self.dtype}{where}{', one thread' if self.single else ''}"
+
+
+EAGER = Form()
+
+
+def forms_on(device: Device) -> tuple[Form, ...]:
+    """The forms that compete there, eager FP32 first; compiling is left out, since it takes minutes."""
+    half: Literal["bf16", "fp16"] = "fp16" if device == "cuda" else "bf16"
+    return (
+        Form(device=device),
+        Form(layout="channels-last", device=device),
+        Form(layout="channels-last", dtype=half, device=device),
+    )
+
+
+def cuda_usable() -> bool:
+    """Whether PyTorch can use a GPU here; meant to be called in a worker (`isolate`)."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 class Torch:
@@ -79,7 +123,7 @@ class Torch:
 
 
 class TorchSession:
-    """A module in evaluation mode, in one of `FORMS`.
+    """A module in evaluation mode, in one of its forms; images come from, and logits go to, the host's memory.
 
     Args:
         factory: returns the module.
@@ -87,22 +131,22 @@ class TorchSession:
         threads: of PyTorch's pool.
     """
 
-    def __init__(self, factory: "Callable[[], torch.nn.Module]", form: str, threads: int) -> None:
+    def __init__(self, factory: "Callable[[], torch.nn.Module]", form: Form, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1 if form.single else threads)
+        self._torch, self._form = torch, form
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[form.dtype]
+        self._layout = torch.contiguous_format if form.layout == "contiguous" else torch.channels_last
         module = factory().eval().requires_grad_(False)
-        self._torch = torch
-        self._dtype = torch.bfloat16 if form.endswith("bf16") else torch.float32
-        self._layout = torch.contiguous_format if form == EAGER else torch.channels_last
-        module = module.to(dtype=self._dtype, memory_format=self._layout)  # type: ignore[call-overload]
-        self._module = torch.compile(module, options={"freezing": True}) if form.startswith("compiled") else module
+        module = module.to(device=form.device, dtype=self._dtype, memory_format=self._layout)  # type: ignore[call-overload]
+        self._module = torch.compile(module, options={"freezing": True}) if form.compiled else module
 
     def __call__(self, images: InputBatch) -> Logits:
         """Run one batch."""
         with self._torch.inference_mode():
-            x = self._torch.from_numpy(images).to(self._dtype).contiguous(memory_format=self._layout)
-            logits: Logits = self._module(x).float().numpy()
+            x = self._torch.from_numpy(images).to(self._form.device, self._dtype)
+            logits: Logits = self._module(x.contiguous(memory_format=self._layout)).float().cpu().numpy()
         return logits
 
     @property
@@ -117,13 +161,13 @@ class TorchSession:
     def executed(self, macs: Mapping[str, int]) -> Executed:
         """The type of the parameters."""
         del macs
-        execution = Execution.BF16 if self._dtype is self._torch.bfloat16 else Execution.F32
+        execution = {"fp32": Execution.F32, "bf16": Execution.BF16, "fp16": Execution.F16}[self._form.dtype]
         statement = "the type of the module's parameters"
         proof = PrecisionProof(source="module", conv_work={execution.value: 1.0}, reformats=None, statement=statement)
         return Executed(execution, proof)
 
     def phases(self) -> None:
-        """Not told on a CPU."""
+        """Not told: one wall clock tells all."""
 
     def close(self) -> None:
         """Nothing is held beside memory."""

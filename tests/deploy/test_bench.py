@@ -42,7 +42,7 @@ def measured(bundle: Bundle) -> Benchmark:
 
 def test_each_set_of_processes_gives_its_rounds(measured: Benchmark) -> None:
     best = measured.references[-1].form
-    assert measured.references[0].form == EAGER
+    assert measured.references[0].form == str(EAGER)
     assert best == min(measured.forms_tried, key=lambda form: measured.forms_tried[form])
     for ratio in (measured.over_eager, measured.over_best):
         if ratio is None:
