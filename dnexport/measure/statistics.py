@@ -41,12 +41,6 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples)))
 
 
-def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Distribution-free interval of the median; None where n is too small (n < 6 for 95 %)."""
-    low, high = quantile_interval(samples, 0.5, confidence)
-    return None if low is None or high is None else (low, high)
-
-
 def quantile_interval(
     samples: Sequence[float], quantile: float, confidence: float = 0.95
 ) -> tuple[float | None, float | None]:

@@ -44,6 +44,11 @@ class Form:
     device: Device = "cpu"
     single: bool = False
 
+    @property
+    def execution(self) -> Execution:
+        """Its arithmetic."""
+        return {"fp32": Execution.F32, "bf16": Execution.BF16, "fp16": Execution.F16}[self.dtype]
+
     def __str__(self) -> str:
         how = "compiled" if self.compiled else "eager" if self.layout == "contiguous" else self.layout
         where = " on CUDA" if self.device == "cuda" else ""
@@ -161,7 +166,7 @@ class TorchSession:
     def executed(self, macs: Mapping[str, int]) -> Executed:
         """The type of the parameters."""
         del macs
-        execution = {"fp32": Execution.F32, "bf16": Execution.BF16, "fp16": Execution.F16}[self._form.dtype]
+        execution = self._form.execution
         statement = "the type of the module's parameters"
         proof = PrecisionProof(source="module", conv_work={execution.value: 1.0}, reformats=None, statement=statement)
         return Executed(execution, proof)

@@ -1,0 +1,245 @@
+"""Latency side by side: ``python benchmarks/latency.py CIFAR10 IMAGES ENVIRONMENTS --plot FILE`` prints Markdown.
+
+CIFAR10 is a folder with ``train/`` and ``test/`` of class folders, IMAGES one of photographs, ENVIRONMENTS one in which
+NNCF's virtual environment is made, where it is not there yet. ``--network`` and ``--batch`` take some of them.
+
+PyTorch in its forms; ONNX Runtime and OpenVINO on the graph as PyTorch exports it; NNCF's INT8 on OpenVINO; dnexport's
+FP32, FP16 and INT8 engines on each runtime that runs here. Each session is a process of its own; all of them answer in
+alternating blocks, and all of it is done several times with new processes. A ratio is over eager PyTorch in the same
+rounds, with its 95 % interval over the sets of processes; the best form of PyTorch is marked. TensorRT's and CUDA's
+rows appear where there is a GPU.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from quantization import CHECKPOINT, OPENVINO, OWN, Case, cifar_case, interpreter, photographs_case, quantized
+
+from dnexport.build.network import reference_factory
+from dnexport.build.pipeline import build
+from dnexport.bundle.verify import Bundle
+from dnexport.deploy.engine import Engine, engine_from_bundle
+from dnexport.measure.conditions import Watch
+from dnexport.measure.latency import Blocks, Probe, alternate, latency_from_blocks, ratio_from_blocks, warmed_up
+from dnexport.runtimes.arrays import available_threads, whole_batches
+from dnexport.runtimes.gpu import gpu_names
+from dnexport.runtimes.isolate import Worker
+from dnexport.runtimes.registry import runtime_for
+from dnexport.runtimes.torch_eager import Form, TorchSession, forms_on
+from dnexport.spec.latency import Latency, Ratio
+from dnexport.spec.precision import Precision
+from dnexport.spec.progress import Silent
+from dnexport.spec.recipe import recipe_from_values
+from dnexport.spec.target import Target
+
+SETS, ROUNDS, BLOCK_S = 5, 2, 0.2
+BATCHES = (1, 8, 32)
+CANDIDATES = ("onnxruntime:cpu", "openvino:cpu", "onnxruntime:cuda", "tensorrt", "tensorrt-rtx")
+COLOURS = {"PyTorch": "#7b8490", "plain export": "#3b7d4f", "NNCF": "#8a5cc2", "dnexport": "#2563c9"}
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Something that answers queries.
+
+    Attributes:
+        group: whose it is: a key of `COLOURS`.
+        name: of it.
+        executed: its arithmetic.
+        opened: a worker with its `Probe`.
+    """
+
+    group: str
+    name: str
+    executed: str
+    opened: Callable[[np.ndarray], contextlib.AbstractContextManager[Worker]]
+
+    def __str__(self) -> str:
+        return f"{self.group}, {self.name}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of an entrant."""
+
+    entrant: Entrant
+    latency: Latency
+    over_eager: Ratio
+    sets: Sequence[Blocks]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("cifar", "images", "environments"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--network", action="append", choices=["densenet-bc-40-12", "densenet121"])
+    parser.add_argument("--batch", action="append", type=int)
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    cifar, images = arguments.cifar.resolve(), arguments.images.resolve()
+    python = interpreter("nncf", arguments.environments.resolve())
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for network in arguments.network or ["densenet-bc-40-12", "densenet121"]:
+            place = Path(folder) / network
+            case = cifar_case(place, cifar) if network == "densenet-bc-40-12" else photographs_case(place, images)
+            weights = str(CHECKPOINT) if network == "densenet-bc-40-12" else "random"
+            source = cifar if network == "densenet-bc-40-12" else images
+            entrants = entrants_of(case, network, weights, source, python, compiled=not arguments.no_compile)
+            for batch in arguments.batch or BATCHES:
+                watch = Watch()
+                rows = measured(entrants, whole_batches(case.test[: max(16, batch)], batch), batch, watch)
+                print(f"\n### {network}, batch {batch}\n\n{table(rows, watch)}", flush=True)
+                figures[f"{network}, batch {batch}"] = rows
+    if arguments.plot:
+        plot(figures, arguments.plot)
+
+
+def entrants_of(case: Case, network: str, weights: str, source: Path, python: str, *, compiled: bool) -> list[Entrant]:
+    """All that answer, eager PyTorch first."""
+    bundles = {precision: bundle_of(case, network, weights, source, precision) for precision in Precision}
+    factory = reference_factory(bundles[Precision.FP32].manifest)
+    assert factory is not None
+    forms = [*forms_on("cpu"), *(forms_on("cuda") if gpu_names() else ())]
+    if compiled:
+        forms += [dataclasses.replace(form, compiled=True) for form in forms if form.dtype != "fp32"]
+    entrants = [Entrant("PyTorch", str(form), str(form.execution), opened_form(factory, form)) for form in forms]
+    for target in (OWN, OPENVINO):
+        engine = Engine(target, case.exported, Precision.FP32)
+        entrants.append(Entrant("plain export", target.runtime, "f32", functools.partial(opened, engine)))
+    theirs = case.folder / "nncf.onnx"
+    np.save(case.folder / "calibration.npy", case.calibration)
+    run = quantized("NNCF (default)", python, case, theirs)
+    if theirs.exists():
+        engine = Engine(OPENVINO, theirs, Precision.INT8)
+        entrants.append(Entrant("NNCF", "int8, openvino", "int8+f32", functools.partial(opened, engine)))
+    else:
+        print(f"NNCF failed: {run.errors.strip().splitlines()[-1:]}", file=sys.stderr)
+    for precision, bundle in bundles.items():
+        for name, report in bundle.reports.items():
+            if report.status == "validated":
+                engine = engine_from_bundle(bundle, Target.parse(name))
+                label = f"{precision.value}, {Target.parse(name).runtime}"
+                entrants.append(
+                    Entrant("dnexport", label, str(report.executed_precision), functools.partial(opened, engine))
+                )
+    return entrants
+
+
+def bundle_of(case: Case, network: str, weights: str, source: Path, precision: Precision) -> Bundle:
+    """A bundle with an engine for each runtime that runs here."""
+    targets = [name for name in CANDIDATES if runtime_for(Target.parse(name)).runs(Target.parse(name)).usable]
+    values = {
+        "name": precision.value,
+        "weights": weights,
+        "precision": precision.value,
+        "targets": targets,
+        "allow_execution": ["bf16", "f32"] if precision is not Precision.FP32 else [],
+        "batch": f"1..1..{max(BATCHES)}",
+        **({"arch": network} if weights == "random" else {}),
+    }
+    if precision is Precision.INT8:
+        values["calibration"] = {"data": str(source), "count": len(case.calibration)}
+    return build(recipe_from_values(values, "benchmark"), case.folder / precision.value, Silent(), bench=False).bundle
+
+
+@contextlib.contextmanager
+def opened(engine: Engine, images: np.ndarray):  # type: ignore[no-untyped-def]
+    with engine.probe("measuring", images) as worker:
+        yield worker
+
+
+def opened_form(factory: Callable[[], object], form: Form):  # type: ignore[no-untyped-def]
+    @contextlib.contextmanager
+    def opened(images: np.ndarray):  # type: ignore[no-untyped-def]
+        with Worker(f"measuring PyTorch ({form})", threads=available_threads()) as worker:
+            worker.create(Probe, functools.partial(TorchSession, factory, form, available_threads()), images)
+            yield worker
+
+    return opened
+
+
+def measured(entrants: Sequence[Entrant], images: np.ndarray, batch: int, watch: Watch) -> list[Row]:
+    sets: list[list[Blocks]] = [[] for _ in entrants]
+    for _ in range(SETS):
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(entrant.opened(images)) for entrant in entrants]
+            warm = [warmed_up(worker, batch, BLOCK_S) for worker in workers]
+            with watch.span([worker.process for worker in workers]):
+                blocks = alternate(
+                    workers, warm, batch=batch, block_s=BLOCK_S, enough=lambda rounds, _: rounds >= ROUNDS
+                )
+        for found, each in zip(sets, blocks, strict=True):
+            found.append(each)
+        watch.read()
+    threads = available_threads()
+    return [
+        Row(
+            entrant,
+            latency_from_blocks(found, batch=batch, threads=threads),
+            ratio_from_blocks(sets[0], found),
+            found,
+        )
+        for entrant, found in zip(entrants, sets, strict=True)
+    ]
+
+
+def table(rows: Sequence[Row], watch: Watch) -> str:
+    forms = [row for row in rows if row.entrant.group == "PyTorch"]
+    best = min(forms, key=lambda row: row.latency.p50_ms)
+    lines = [
+        "| | executed | p50, ms | images/s | over eager PyTorch | over PyTorch's best form |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = f"{row.entrant} (best form)" if row is best else str(row.entrant)
+        over_best = "1" if row is best else str(ratio_from_blocks(best.sets, row.sets))
+        over_eager = "1" if row is rows[0] else str(row.over_eager)
+        rate = row.latency.batch / row.latency.p50_ms * 1e3
+        lines.append(
+            f"| {name} | {row.entrant.executed} | {row.latency.p50_ms:.2f} | {rate:.0f} | {over_eager} | {over_best} |"
+        )
+    others = "not told" if watch.others_share is None else f"{watch.others_share:.1%}"
+    return "\n".join([*lines, "", f"Other programs took {others} of the processors' time."])
+
+
+def plot(figures: dict[str, list[Row]], file: Path) -> None:
+    """Speed-up over eager PyTorch with its interval: a panel a network and batch size."""
+    columns = max(1, len({title.rpartition(" ")[2] for title in figures}))
+    lines = -(-len(figures) // columns)
+    most = max(len(rows) for rows in figures.values())
+    figure = Figure(figsize=(4.6 * columns + 1.8, (0.26 * most + 0.9) * lines), layout="constrained", dpi=110)
+    grid = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).ravel()
+    for index, (axes, (title, rows)) in enumerate(zip(grid, figures.items(), strict=False)):
+        for height, row in enumerate(reversed(rows)):
+            ratio, colour = row.over_eager, COLOURS[row.entrant.group]
+            axes.plot([ratio.low or ratio.value, ratio.high or ratio.value], [height] * 2, color=colour, linewidth=2)
+            axes.plot([ratio.value], [height], "o", color=colour, markersize=5)
+        named = index % columns == 0
+        axes.set_yticks(range(len(rows)), [str(row.entrant) if named else "" for row in reversed(rows)], fontsize=8.5)
+        axes.set_xscale("log")
+        axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        axes.minorticks_off()
+        axes.axvline(1, color="#c9ced6", linewidth=1, zorder=0)
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#eceff3")
+        axes.set_axisbelow(True)
+    for axes in grid[-columns:]:
+        axes.set_xlabel("times as fast as eager PyTorch")
+    figure.savefig(file, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
