@@ -31,6 +31,7 @@ ELSEWHERE = {
     "dnexport check model-fp16": "tests/test_device.py checks",
     "dnexport compile model-fp16 --target tensorrt": "run nowhere: it needs a GPU; tests/test_device.py compiles for ONNX Runtime",
     "dnexport bench model-fp16 --target tensorrt": "run nowhere: it needs a GPU; tests/test_device.py measures on ONNX Runtime",
+    "dnexport bench model-fp16": "tests/build/test_demo.py and tests/test_device.py measure",
     "dnexport build --arch densenet121 --fp16": "tests/build/test_headline.py runs it",
     "dnexport train --data digits --arch densenet-bc-40-12 --output engines/built/digits.safetensors": "the demo runs it",
     "dnexport train --data DIR --arch densenet-bc-100-12 --recipe cifar+ --output runs/c10.safetensors --resume": "tests/train/test_loop.py resumes",
@@ -88,3 +89,11 @@ def test_make_targets_of_the_documents_exist(root: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.M))
     for name in DOCUMENTS:
         assert set(re.findall(r"\bmake ([a-z]+)", (root / name).read_text())) <= targets | {"sure"}
+
+
+def test_every_flag_of_the_measurement_exists(
+    root: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    said = set(re.findall(r"`(--[a-z-]+)", (root / "docs" / "latency.md").read_text()))
+    listed = set(re.findall(r"--[a-z-]+", run_cli("bench", "--help", cwd=root).stdout))
+    assert said <= listed
