@@ -46,11 +46,12 @@ def bench(
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.render import documents, show_benchmarks, show_judgements
-        from dnexport.deploy.remeasure import judged_again, measure_bundle
+        from dnexport.deploy.remeasure import judged_again, measure_bundle, required_again
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
         opened = Bundle.open(bundle, expect_digest)
+        budgets = required_again(opened, require)
         images = batch or opened.manifest.recipe.profile.within(1)
         protocol = Bench(
             restarts=restarts,
@@ -65,7 +66,7 @@ def bench(
             compile=compiled,
         )
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
-        judged = judged_again(opened, require, {name: {"benchmark": each} for name, each in found.items()})
+        judged = judged_again(opened, budgets, {name: {"benchmark": each} for name, each in found.items()})
         view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))
         show_benchmarks(view, found)
         show_judgements(view, judged)

@@ -22,12 +22,13 @@ def validate(
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.render import accuracy_text, documents, show_judgements
-        from dnexport.deploy.remeasure import judged_again, validate_bundle
+        from dnexport.deploy.remeasure import judged_again, required_again, validate_bundle
         from dnexport.measure.budgets import exit_code
 
         opened = Bundle.open(bundle, expect_digest)
+        budgets = required_again(opened, require)
         found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
-        judged = judged_again(opened, require, {name: {"accuracy": v.accuracy} for name, v in found.items()})
+        judged = judged_again(opened, budgets, {name: {"accuracy": v.accuracy} for name, v in found.items()})
         view.document(documents({name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged))
         rows = [
             [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]

@@ -21,7 +21,7 @@ from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
-from dnexport.spec.budget import Budget, Judgement
+from dnexport.spec.budget import Budget, Judgement, budgets_from_texts
 from dnexport.spec.latency import Benchmark
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.progress import Progress
@@ -91,20 +91,25 @@ def validate_bundle(
     return found
 
 
+def required_again(bundle: Bundle, require: Sequence[str] | None) -> tuple[Budget, ...]:
+    """The budgets in their string form; where there are none, those of the bundle's recipe.
+
+    Raises:
+        UsageError: a budget that cannot be read, or two of one metric.
+    """
+    return budgets_from_texts(require or bundle.manifest.recipe.require)
+
+
 def judged_again(
-    bundle: Bundle, require: Sequence[str] | None, measured: Mapping[str, Mapping[str, object]]
+    bundle: Bundle, budgets: Sequence[Budget], measured: Mapping[str, Mapping[str, object]]
 ) -> list[Judgement]:
     """Budgets on what was measured now, the rest as the build measured it of the same engine.
 
     Args:
         bundle: verified.
-        require: budgets in their string form; None or nothing for those of the bundle's recipe.
+        budgets: `required_again`.
         measured: by target, fields of its report.
-
-    Raises:
-        UsageError: a budget that cannot be read.
     """
-    budgets = [Budget.parse(text) for text in require or bundle.manifest.recipe.require]
     reports = [bundle.reports[name].model_copy(update=dict(fields)) for name, fields in measured.items()]
     return [each for report in reports for each in judgements(budgets, report)]
 

@@ -5,6 +5,8 @@
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -101,6 +103,20 @@ class Budget(Record):
         limit = limit.rstrip("0").rstrip(".") if "." in limit else limit
         gap = " " if metric.unit.isalpha() and len(metric.unit) > 2 else ""
         return f"{self.metric}{metric.relation}{limit}{gap}{metric.unit}"
+
+
+def budgets_from_texts(texts: Iterable[str]) -> tuple[Budget, ...]:
+    """Several budgets.
+
+    Raises:
+        UsageError: one that cannot be read, or two of one metric.
+    """
+    budgets = tuple(Budget.parse(text) for text in texts)
+    for metric, count in Counter(each.metric for each in budgets).items():
+        if count > 1:
+            both = " and ".join(str(each) for each in budgets if each.metric == metric)
+            raise UsageError(f"'{metric}' has {count} budgets: {both}", "keep one")
+    return budgets
 
 
 Verdict = Literal["pass", "fail", "undecided"]

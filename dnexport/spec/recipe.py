@@ -4,14 +4,13 @@ A recipe file states only what differs from the defaults. Paths in it are relati
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dnexport.errors import DnexportError, RecipeError
-from dnexport.spec.budget import Budget
+from dnexport.spec.budget import Budget, budgets_from_texts
 from dnexport.spec.engine import EngineOptions
 from dnexport.spec.fleets import expanded
 from dnexport.spec.latency import Scenario
@@ -147,10 +146,7 @@ class Recipe(Record):
     @field_validator("require")
     @classmethod
     def _budgets_parse(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        budgets = [_value_of(lambda text=text: Budget.parse(text)) for text in texts]
-        for twice in (each for each, count in Counter(each.metric for each in budgets).items() if count > 1):
-            raise ValueError(f"'{twice}' has two budgets; keep one")
-        return tuple(str(budget) for budget in budgets)
+        return tuple(str(budget) for budget in _value_of(lambda: budgets_from_texts(texts)))
 
     @field_validator("targets")
     @classmethod
@@ -206,7 +202,7 @@ class Recipe(Record):
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """What is required, as records."""
-        return tuple(Budget.parse(text) for text in self.require)
+        return budgets_from_texts(self.require)
 
     @property
     def profile(self) -> Profile:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from dnexport.spec.recipe import Bench
 from tests.bundle.test_session import built
 
 BLOCK_S = 0.01
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,23 @@ def test_work_of_others_is_told_from_ours() -> None:
 def test_what_is_not_installed_has_no_size() -> None:
     assert installed_bytes(["numpy"]) > 1e6
     assert installed_bytes(["no-such-package"]) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--queries", "0"], "Invalid value for '--queries': "),
+        (["--restarts", "0"], "Invalid value for '--restarts': "),
+        (["--scenario", "server"], "Invalid value for '--scenario': "),
+        (
+            ["--require", "p99<=5ms", "--require", "p99<=2ms"],
+            "'p99' has 2 budgets: p99<=5ms and p99<=2ms; keep one",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    bundle: Bundle, run_cli: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = run_cli("bench", str(bundle.path), *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())

@@ -55,7 +55,7 @@ def test_a_recipe_has_them_as_a_list_or_a_table() -> None:
     table = recipe_from_values({**values, "require": {"p99": "<=5ms", "top1-drop": "<=0.5"}}, "test")
     assert table.require == ("p99<=5ms", "top1-drop<=0.5 points")
     assert recipe_from_values({**values, "require": list(table.require)}, "test") == table
-    with pytest.raises(RecipeError, match="'p99' has two budgets; keep one"):
+    with pytest.raises(RecipeError, match="'p99' has 2 budgets: p99<=5ms and p99<=4ms; keep one"):
         recipe_from_values({**values, "require": ["p99<=5ms", "p99<=4ms"]}, "test")
     with pytest.raises(RecipeError, match="unknown metric"):
         recipe_from_values({**values, "require": ["p98<=5ms"]}, "test")
