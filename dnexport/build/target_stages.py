@@ -147,7 +147,7 @@ def lower(context: Context, target: Target, model: Path) -> Path:
         "input": context.recipe.input,
         "preprocess": context.network.preprocess.content_digest() if context.recipe.input == "uint8" else None,
     }
-    return context.stages.run(f"lower:{target}", 2, inputs, make)
+    return context.stages.run(f"lower:{target}", 3, inputs, make)
 
 
 def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
@@ -175,9 +175,9 @@ def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
 
 def engine_of(context: Context, target: Target, lowered: Path, compiled: Path) -> Engine:
     """The engine in a stage folder."""
-    macs = Census.model_validate_json((lowered / "census.json").read_bytes()).conv_macs
+    census = Census.model_validate_json((lowered / "census.json").read_bytes())
     file = compiled / runtime_for(target).engine_file
-    return Engine(target, file, context.recipe.precision, context.recipe.input, macs)
+    return Engine(target, file, context.recipe.precision, context.recipe.input, census.conv_macs, census.parts)
 
 
 def _with_validation(

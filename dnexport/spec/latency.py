@@ -148,13 +148,13 @@ class PartTime(Record):
     """What one part of the network, a dense block or what lies between two, takes of a query.
 
     Attributes:
-        part: ``stem``, ``block 1``, ``transition 1``, …, ``head``; ``other`` where a kernel names none of its nodes.
+        part: ``stem``, ``block 1``, ``transition 1``, …, ``head``; ``other`` where no name tells (`measure.parts`).
         share: of the time of all kernels.
-        ms: in the runtime's own profile of a query, whose times are longer than without it.
+        ms: in the runtime's own profile of a query, which profiling may slow: the median of each kernel, summed.
         kernels: how many.
         macs: multiply-adds an image; None where they are not known.
         bytes: of the activations and weights that its convolutions read and write, an image; None likewise.
-        bound: the side of the roofline (Williams et al. 2009): whether arithmetic or memory limits it; None likewise.
+        bound: the side of the roofline (`measure.parts`): whether arithmetic or memory limits it; None likewise.
     """
 
     part: str
@@ -185,7 +185,7 @@ class Benchmark(Record):
         conditions: before, between the sets of processes, and after.
         others_share: of the processors' time, what went to other programs of this machine and to other machines of its
             host; None where the system does not tell.
-        parts: time by dense block.
+        parts: time by dense block and what lies between; empty where the runtime or the graph does not tell.
         notes: what makes these numbers weak.
     """
 

@@ -136,20 +136,44 @@ class CrossCheck(Record):
     floor_db: float
 
 
+class Product(Record):
+    """A convolution or a matrix product.
+
+    Attributes:
+        names: of its node, and of the values that a runtime may write instead of its own result.
+        macs: multiply-adds an image.
+        bytes: that it reads and writes an image: activations, weights and result, in the types of the graph.
+    """
+
+    names: tuple[str, ...]
+    macs: int
+    bytes: int
+
+
 class PartCensus(Record):
     """One part of the network in the graph: a dense block, or what lies between two.
 
     Attributes:
         part: ``stem``, ``block 1``, ``transition 1``, …, ``head``.
         nodes: names of its nodes.
-        macs: multiply-adds an image of its convolutions and matrix products.
-        bytes: that these read and write an image: activations, weights and results, in the types of the graph.
+        values: names of what they give, but for (de)quantizations; some runtimes name a kernel so.
+        products: its convolutions and matrix products.
     """
 
     part: str
     nodes: tuple[str, ...]
-    macs: int
-    bytes: int
+    values: tuple[str, ...]
+    products: tuple[Product, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds an image of its products."""
+        return sum(product.macs for product in self.products)
+
+    @property
+    def bytes(self) -> int:
+        """That its products read and write an image."""
+        return sum(product.bytes for product in self.products)
 
 
 class Census(Record):
