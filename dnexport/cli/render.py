@@ -9,7 +9,7 @@ from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
-from dnexport.spec.latency import Benchmark
+from dnexport.spec.latency import Benchmark, PartTime
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
 
@@ -116,8 +116,17 @@ def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:
         for name, each in benchmarks.items()
     ]
     view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
+    for name, each in benchmarks.items():
+        if each.parts:
+            view.say("")
+            view.table([f"Part of {name}", "Time", "Share", "MMACs", "Bound by"], [_part_row(p) for p in each.parts])
     for note in dict.fromkeys(note for each in benchmarks.values() for note in each.notes):
         view.say(f"  {note}")
+
+
+def _part_row(part: PartTime) -> list[str]:
+    macs = _DASH if part.macs is None else f"{part.macs / 1e6:.1f}"
+    return [part.part, _milliseconds(part.ms), f"{part.share:.1%}", macs, part.bound or _DASH]
 
 
 def _milliseconds(value: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dnexport.data.images import Feed, PixelPart, feed_from_pixels
 from dnexport.deploy.engine import Engine
+from dnexport.errors import DnexportError
 from dnexport.measure.conditions import Watch
 from dnexport.measure.environment import installed_bytes
 from dnexport.measure.latency import (
@@ -27,12 +28,13 @@ from dnexport.measure.latency import (
     ratio_from_blocks,
     warmed_up,
 )
+from dnexport.measure.parts import part_times
 from dnexport.measure.statistics import fewest_samples, median, ratio_interval
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
-from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, Latency, Ratio, Reference
+from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, Latency, PartTime, Ratio, Reference
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
@@ -87,6 +89,8 @@ class _Record:
         rates: images a second by batch size, by set.
         cold: opening and first query, milliseconds, by set.
         peaks: bytes of memory, by set.
+        parts: time by part of the network, of one profile after all else.
+        notes: why there is none.
     """
 
     blocks: list[Blocks] = field(default_factory=list)
@@ -94,6 +98,8 @@ class _Record:
     rates: dict[int, list[float]] = field(default_factory=dict)
     cold: list[tuple[float, float]] = field(default_factory=list)
     peaks: list[int | None] = field(default_factory=list)
+    parts: tuple[PartTime, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def measure_engines(
@@ -121,6 +127,9 @@ def measure_engines(
                 sessions[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
             beside = [str(references.best(device)) for device in references.tried]
             _measure_set(sessions, names, beside, records, images, bench, watch)
+            if start == bench.restarts - 1:
+                for name, engine in zip(names, engines, strict=True):
+                    _profile(sessions[name][0], engine, records[name], bench.batch)
         watch.read()
         tick(start + 1, bench.restarts)
     return {engine.target: _benchmark(records, engine, references, bench, watch) for engine in engines}
@@ -248,6 +257,16 @@ def _measure_set(
         records[name].peaks.append(worker.method("peak_memory"))
 
 
+def _profile(worker: Worker, engine: Engine, record: _Record, batch: int) -> None:
+    """Time by part of the network. Profiling slows queries, so it comes last; a runtime may fail at it alone."""
+    if not engine.parts:
+        return
+    try:
+        record.parts = part_times(worker.method("kernel_times", batch) or (), engine.parts)
+    except DnexportError as exc:
+        record.notes.append(f"there is no time by part of the network: {exc}")
+
+
 def _rewarmed(warm: Mapping[str, _Session], names: Sequence[str], batch: int, bench: Bench) -> dict[str, _Session]:
     """Some of the sessions, warmed up for another batch size."""
     return {name: (warm[name][0], warmed_up(warm[name][0], batch, bench.block_s)) for name in names}
@@ -282,7 +301,7 @@ def _benchmark(
     kept = references.kept(device)
     latency = functools.partial(latency_from_blocks, threads=bench.threads or available_threads())
     peaks = [peak for peak in record.peaks if peak is not None]
-    speedups, notes = [], []
+    speedups, notes = [], list(record.notes)
     for form in kept:
         ratio, note = _speedup(form, records[str(form)], record)
         speedups.append(ratio)
@@ -309,6 +328,7 @@ def _benchmark(
         millijoules_per_image=millijoules_per_image(record.blocks, bench.batch),
         conditions=watch.readings,
         others_share=watch.others_share,
+        parts=record.parts,
         notes=(*notes, *_weaknesses(own, record, bench, bool(kept)), *_disturbances(records, watch)),
     )
 

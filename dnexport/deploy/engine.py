@@ -13,7 +13,7 @@ from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
-from dnexport.spec.metrics import TargetReport
+from dnexport.spec.metrics import Census, PartCensus, TargetReport
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.recipe import Recipe
@@ -30,6 +30,7 @@ class Engine:
         precision: asked for.
         input_type: what it is fed.
         macs: multiply-adds an image of its convolutions, by name, as far as they are known.
+        parts: of the network in its graph, as far as they are known.
     """
 
     target: Target
@@ -37,6 +38,7 @@ class Engine:
     precision: Precision
     input_type: InputType = "float32"
     macs: Mapping[str, int] = field(default_factory=dict)
+    parts: tuple[PartCensus, ...] = ()
 
     @contextlib.contextmanager
     def probe(
@@ -72,5 +74,6 @@ def engine_from_bundle(bundle: Bundle, target: Target) -> Engine:
 
 def engine_from_report(report: TargetReport, file: Path, recipe: Recipe) -> Engine:
     """An engine file of the target that a report is of."""
-    macs = report.census.conv_macs if report.census is not None else {}
-    return Engine(Target.parse(report.target), file, recipe.precision, recipe.input, macs)
+    census = report.census or Census(operators={}, conv_macs_by_precision={})
+    target = Target.parse(report.target)
+    return Engine(target, file, recipe.precision, recipe.input, census.conv_macs, census.parts)

@@ -19,7 +19,7 @@ import numpy as np
 from dnexport.data.images import Fed
 from dnexport.measure.statistics import median, percentile, ratio_interval, upper_bound
 from dnexport.runtimes.arrays import LogitsPart, whole_batches
-from dnexport.runtimes.contract import Executed, Phases, Session
+from dnexport.runtimes.contract import Executed, KernelTime, Phases, Session
 from dnexport.runtimes.gpu import gpu_millijoules
 from dnexport.runtimes.isolate import Worker
 from dnexport.spec.latency import DeviceTimes, Latency, Ratio
@@ -124,6 +124,10 @@ class Probe:
                 phases.append(told)
         after = gpu_millijoules() if phases else None
         return Block(tuple(times), tuple(phases), None if energy is None or after is None else after - energy)
+
+    def kernel_times(self, batch: int) -> tuple[KernelTime, ...] | None:
+        """The kernels of a query; None where the runtime does not time them."""
+        return self._session.kernel_times(self._query(batch))
 
     def peak_memory(self) -> int | None:
         """The most bytes that this process has held in memory; None where the system does not tell."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -120,6 +120,18 @@ class Phases:
     d2h_ms: float
 
 
+class KernelTime(NamedTuple):
+    """The time of one kernel in the runtime's own profile of a query.
+
+    Attributes:
+        names: of the graph's nodes, or of the values they give, as the runtime tells them; it may have appended parts.
+        ms: in milliseconds; the median over several queries.
+    """
+
+    names: tuple[str, ...]
+    ms: float
+
+
 @runtime_checkable
 class Session(Protocol):
     """An engine that is loaded and ready.
@@ -148,6 +160,9 @@ class Session(Protocol):
 
     def phases(self) -> Phases | None:
         """Of the last query; None where the runtime has no events of its own."""
+
+    def kernel_times(self, images: Fed) -> tuple[KernelTime, ...] | None:
+        """The kernels of one query, in the order in which they run; None where the runtime does not time them."""
 
     def close(self) -> None:
         """Give back what it holds; the second call does nothing."""

@@ -54,12 +54,17 @@ class Layer(NamedTuple):
 
 def layers_from_inspector(text: str) -> list[Layer]:
     """The layers of the inspector's JSON; none where it is empty, no JSON, or names without types."""
-    try:
-        document = json.loads(text, strict=False)  # metadata holds bare separators of ASCII
-    except json.JSONDecodeError:
-        return []
-    entries = document.get("Layers", []) if isinstance(document, dict) else []
-    return [_layer(entry) for entry in entries if isinstance(entry, dict)]
+    return [_layer(entry) for entry in _entries(text)]
+
+
+def nodes_by_layer(text: str) -> dict[str, tuple[str, ...]]:
+    """The graph's nodes by name of the layer that computes them or carries their metadata."""
+    return {str(entry.get("Name", "")): tuple(sorted(_nodes(entry))) for entry in _entries(text)}
+
+
+def nodes_in_name(layer: str) -> tuple[str, ...]:
+    """The nodes that a layer's name holds, for layers that the inspector does not know."""
+    return tuple(sorted(_nodes({"Name": layer})))
 
 
 def executed_from_layers(layers: Sequence[Layer], macs: Mapping[str, int], asked: Execution, ends: str) -> Executed:
@@ -122,6 +127,15 @@ def _execution(most: str, layers: Sequence[Layer], asked: Execution) -> Executio
         return Execution(most) if most in _FLOATS else asked
     body = Counter(layer.output for layer in layers if layer.rank is not None and layer.output in _FLOATS)
     return Execution(f"int8+{body.most_common(1)[0][0] if body else 'f16'}")
+
+
+def _entries(text: str) -> list[Mapping[str, Any]]:
+    try:
+        document = json.loads(text, strict=False)  # metadata holds bare separators of ASCII
+    except json.JSONDecodeError:
+        return []
+    entries = document.get("Layers", []) if isinstance(document, dict) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _layer(entry: Mapping[str, Any]) -> Layer:

@@ -1,26 +1,34 @@
-"""What a CPU really executes, read off the kernels in the runtime's own profile of one query.
+"""What a CPU really executes and how long, read off the kernels in the runtime's own profile of its queries.
 
 OpenVINO names each kernel (``PERF_COUNT``): ``brgconv_avx512_amx_i8``. ONNX Runtime's own kernels tell the types and
 the shapes of what they read. What was asked for proves nothing: on a CPU with AMX, OpenVINO computes FP32 graphs in
 bf16 unless it is told otherwise.
+
+ONNX Runtime tells each kernel's time in each query (``dur``). OpenVINO's ``dur`` is the mean over all queries so far,
+the slow first one among them (1.31 with plug-in 1.8), but each kernel's start (``ts``) is this query's: a kernel takes
+until the next one starts.
 """
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from dnexport.errors import BuildFailed
-from dnexport.runtimes.contract import Executed
+from dnexport.runtimes.contract import Executed, KernelTime
 from dnexport.spec.metrics import PrecisionProof
 from dnexport.spec.precision import Execution
 
 # Suffixes of OpenVINO's kernel names; types of ONNX Runtime's own kernels.
 _OPENVINO_TYPES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
 _OWN_TYPES = {"int8": "int8", "uint8": "int8", "float16": "f16", "float": "f32"}
-# What ONNX Runtime appends to the name of a node that it has rewritten.
-_TOKEN = re.compile(r"_token_\d+$")
+# What runtimes append to the name of a node that they have rewritten, or of its value.
+_APPENDED = re.compile(r"(_token_\d+|_nchwc|_bn|/[^/]*)$")
+_OWN_KERNEL = "_kernel_time"
+# Queries of a profile that tells times: first those that do not count.
+WARM_UP, PROFILED = 2, 7
 _OWN_REFORMATS = ("ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear", "Cast")
 
 
@@ -62,7 +70,7 @@ def own_kernel(event: Mapping[str, Any]) -> Kernel | None:
     if not read:
         return None
     kind = next(iter(read[0]))
-    name = _TOKEN.sub("", event["name"].removesuffix("_kernel_time"))
+    name = event["name"].removesuffix(_OWN_KERNEL)
     if operator in _OWN_REFORMATS:
         return Kernel(name, "reformat", _OWN_TYPES.get(kind, kind))
     if "Conv" not in operator:
@@ -111,13 +119,63 @@ def _work(convolutions: Iterable[Kernel], macs: Mapping[str, int]) -> dict[str, 
     least = min(macs.values(), default=1)
     work: Counter[str] = Counter()
     for kernel in convolutions:
-        known = _macs_of(kernel.name, macs)
-        work[kernel.kind] += known if known is not None else kernel.macs if kernel.macs is not None else least
+        named = known_name(kernel.name, macs)
+        work[kernel.kind] += macs[named] if named else kernel.macs if kernel.macs is not None else least
     return {kind: count / work.total() for kind, count in sorted(work.items())}
 
 
-def _macs_of(name: str, macs: Mapping[str, int]) -> int | None:
-    """By the node's name, to which a runtime may have appended parts: ``node_Conv_3/WithoutBiases``."""
-    while name not in macs and "/" in name:
-        name = name.rpartition("/")[0]
-    return macs.get(name)
+def known_name(name: str, known: Container[str]) -> str | None:
+    """A name of the graph, to which a runtime may have appended parts: ``node_Conv_3/WithoutBiases``; None if none."""
+    while name not in known:
+        shorter = _APPENDED.sub("", name)
+        if shorter == name:
+            return None
+        name = shorter
+    return name
+
+
+def openvino_times(events: Iterable[Mapping[str, Any]]) -> tuple[KernelTime, ...]:
+    """Times of OpenVINO's kernels, from the profile of `WARM_UP` + `PROFILED` queries."""
+    queries: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for event in events:
+        if "ov_exec_type" in event.get("args", {}):
+            queries[event["args"]["ort_correlation_id"]].append(event)
+    times = []
+    before = 0.0
+    for number, kernels in enumerate(queries.values(), 1):
+        begins = [kernel["ts"] for kernel in kernels]
+        # Nothing starts after the last kernel: its time is what was added to the sum behind its mean.
+        total = number * kernels[-1]["dur"]
+        ends = [*begins[1:], begins[-1] + max(0.0, total - before)]
+        before = total
+        names = [kernel["name"].removeprefix("OV::") for kernel in kernels]
+        times.append([(name, (end - begin) / 1e3) for name, begin, end in zip(names, begins, ends, strict=True)])
+    return times_from_queries(times)
+
+
+def own_times(events: Iterable[Mapping[str, Any]]) -> tuple[KernelTime, ...]:
+    """Times of ONNX Runtime's own kernels, from a profile of as many."""
+    queries: list[list[tuple[str, float]]] = []
+    for event in sorted(events, key=lambda event: (event["ts"], event["name"] != "model_run")):
+        if event["name"] == "model_run":
+            queries.append([])
+        elif queries and event["name"].endswith(_OWN_KERNEL):
+            queries[-1].append((event["name"].removesuffix(_OWN_KERNEL), event["dur"] / 1e3))
+    return times_from_queries(queries)
+
+
+def times_from_queries(queries: Sequence[Sequence[tuple[str, float]]]) -> tuple[KernelTime, ...]:
+    """The median of each kernel, in the order of the last query.
+
+    Args:
+        queries: (name, milliseconds) of each kernel, `WARM_UP` queries first.
+    """
+    seen: defaultdict[str, list[float]] = defaultdict(list)
+    for query in queries[WARM_UP:]:
+        total: defaultdict[str, float] = defaultdict(float)
+        for name, ms in query:
+            total[name] += ms
+        for name, ms in total.items():
+            seen[name].append(ms)
+    last = dict.fromkeys(name for name, _ in queries[-1]) if queries else {}
+    return tuple(KernelTime((name,), median(seen[name])) for name in last)

@@ -17,9 +17,25 @@ import numpy as np
 from dnexport.data.images import Fed
 from dnexport.errors import BadInput, BuildFailed, TargetUnavailable, UsageError
 from dnexport.runtimes.arrays import Logits, available_threads
-from dnexport.runtimes.contract import Availability, BuildOptions, Compiled, Executed, SessionOptions, broken
+from dnexport.runtimes.contract import (
+    Availability,
+    BuildOptions,
+    Compiled,
+    Executed,
+    KernelTime,
+    SessionOptions,
+    broken,
+)
 from dnexport.runtimes.gpu import gpu_names
-from dnexport.runtimes.kernel_profile import executed_from_kernels, openvino_kernel, own_kernel
+from dnexport.runtimes.kernel_profile import (
+    PROFILED,
+    WARM_UP,
+    executed_from_kernels,
+    openvino_kernel,
+    openvino_times,
+    own_kernel,
+    own_times,
+)
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.target import Target
@@ -156,16 +172,30 @@ class OnnxRuntimeSession:
 
     def executed(self, macs: Mapping[str, int]) -> Executed:
         """The types of the convolution kernels that one profiled query ran."""
-        with tempfile.TemporaryDirectory() as folder:
-            session = _inference_session(self._engine, self._target, self._options, profile_to=Path(folder) / "profile")
-            session.run(None, {self._input: self.zeros(1)})
-            events = json.loads(Path(session.end_profiling()).read_text())
+        events = self._profiled(self.zeros(1), 1)
         describe = openvino_kernel if self._target.runtime == "openvino" else own_kernel
         kernels = [kernel for event in events if (kernel := describe(event))]
         return executed_from_kernels(kernels, macs, self._options.execution, f"{self._target} of {self._engine}")
 
     def phases(self) -> None:
         """Not told by this runtime."""
+
+    def kernel_times(self, images: Fed) -> tuple[KernelTime, ...] | None:
+        """Of a second session, which profiles; None on CUDA, where ONNX Runtime times the launch of a kernel."""
+        if self._target.device == "cuda":
+            return None
+        self._check(images)
+        events = self._profiled(images, WARM_UP + PROFILED)
+        return (openvino_times if self._target.runtime == "openvino" else own_times)(events)
+
+    def _profiled(self, images: Fed, queries: int) -> list[dict[str, Any]]:
+        """The events of a session's first queries."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = _inference_session(self._engine, self._target, self._options, profile_to=Path(folder) / "profile")
+            for _ in range(queries):
+                session.run(None, {self._input: images})
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+        return events
 
     def close(self) -> None:
         """Nothing is held beside memory."""

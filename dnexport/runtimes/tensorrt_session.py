@@ -11,7 +11,7 @@ Not yet run on a GPU.
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,15 @@ import numpy as np
 from dnexport.data.images import Fed
 from dnexport.errors import BuildFailed
 from dnexport.runtimes.arrays import Logits
-from dnexport.runtimes.contract import Executed, Phases, SessionOptions
+from dnexport.runtimes.contract import Executed, KernelTime, Phases, SessionOptions
 from dnexport.runtimes.cuda import Cuda
-from dnexport.runtimes.engine_inspector import executed_from_layers, layers_from_inspector
+from dnexport.runtimes.engine_inspector import (
+    executed_from_layers,
+    layers_from_inspector,
+    nodes_by_layer,
+    nodes_in_name,
+)
+from dnexport.runtimes.kernel_profile import PROFILED, WARM_UP, times_from_queries
 from dnexport.runtimes.tensorrt_plan import Tensor, check_images, ends_in_words, loaded_engine, tensor_from_profile
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.record import write_atomically
@@ -48,6 +54,20 @@ class _Size:
     shapes: dict[str, tuple[int, ...]]
     queries: int = 0
     graph: Any = None
+
+
+def _profiler(trt: Any) -> Any:
+    """Keeps (layer, milliseconds) of each query in ``queries``; the caller begins each."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc] # its base is known once the library is
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.queries: list[list[tuple[str, float]]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.queries[-1].append((layer_name, ms))
+
+    return Profiler()
 
 
 class TensorRTSession:
@@ -114,9 +134,7 @@ class TensorRTSession:
 
     def executed(self, macs: Mapping[str, int]) -> Executed:
         """The arithmetic of the kernels, as the engine inspector tells it."""
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._size(self._input.least[0]).context
-        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON) or ""
+        text = self._inspected(self._size(self._input.least[0]).context)
         taken, given = (self._input.name, self._input.dtype), ((each.name, each.dtype) for each in self._outputs)
         return executed_from_layers(
             layers_from_inspector(text), macs, self._options.execution, ends_in_words([taken], given)
@@ -126,12 +144,53 @@ class TensorRTSession:
         """Of the last query; None before the first."""
         return self._phases
 
+    def kernel_times(self, images: Fed) -> tuple[KernelTime, ...]:
+        """The layers of the plan, as ``IProfiler`` reports them.
+
+        They are launched one by one, with an event after each, from a context that reports for good: it is dropped
+        afterwards. Written from the documented interface, and not yet run on a GPU.
+
+        Raises:
+            BadInput: images that the plan does not take.
+        """
+        check_images(images, self._input)
+        profiler = _profiler(self._trt)
+        with self._without_graphs():
+            size = self._size(len(images))
+            nodes = nodes_by_layer(self._inspected(size.context))
+            size.context.profiler = profiler
+            self._buffers[self._input.name].array(images.shape, images.dtype)[...] = images
+            for _ in range(WARM_UP + PROFILED):
+                profiler.queries.append([])
+                self._run(size, images.nbytes)
+        times = times_from_queries(profiler.queries)
+        return tuple(KernelTime(nodes.get(layer) or nodes_in_name(layer), ms) for (layer,), ms in times)
+
+    def _inspected(self, context: Any) -> str:
+        """What the engine inspector tells, as JSON, with the shapes of a context."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = context
+        return inspector.get_engine_information(self._trt.LayerInformationFormat.JSON) or ""
+
+    @contextlib.contextmanager
+    def _without_graphs(self) -> Iterator[None]:
+        """With contexts of its own, which launch kernels one by one, in TensorRT for RTX as well."""
+        configuration = self._configuration
+        before = configuration.cuda_graph_strategy if configuration is not None else None
+        self._drop_sizes()
+        try:
+            if configuration is not None:
+                configuration.cuda_graph_strategy = self._trt.CudaGraphStrategy.DISABLED
+            yield
+        finally:
+            self._drop_sizes()
+            if configuration is not None:
+                configuration.cuda_graph_strategy = before
+
     def close(self) -> None:
         """Keep what RTX compiled; then give back graphs, contexts, engine and memory, in this order."""
         self._keep_cache()
-        for size in self._sizes.values():
-            self._drop_graph(size)
-        self._sizes.clear()
+        self._drop_sizes()
         # The configuration does not keep its cache alive, nor an engine its runtime.
         self._configuration, self._cache = None, None
         self._engine, self._runtime = None, None
@@ -226,6 +285,11 @@ class TensorRTSession:
         if capturable is not None and not capturable(int(self._stream)):
             return None
         return self._cuda.captured(self._stream, lambda: bool(context.execute_async_v3(int(self._stream))))
+
+    def _drop_sizes(self) -> None:
+        for size in self._sizes.values():
+            self._drop_graph(size)
+        self._sizes.clear()
 
     def _drop_graph(self, size: _Size) -> None:
         if size.graph is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dnexport.data.images import InputBatch
+from dnexport.data.images import Fed, InputBatch
 from dnexport.errors import TargetUnavailable
 from dnexport.runtimes.arrays import Logits
 from dnexport.runtimes.contract import Availability, BuildOptions, Compiled, Executed, Session, SessionOptions
@@ -173,6 +173,10 @@ class TorchSession:
 
     def phases(self) -> None:
         """Not told: one wall clock tells all."""
+
+    def kernel_times(self, images: Fed) -> None:
+        """Not told: its kernels are those of a module, not of a graph."""
+        del images
 
     def close(self) -> None:
         """Nothing is held beside memory."""

@@ -13,9 +13,10 @@ from dnexport.build.network import reference_factory
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.bench import bench_images
 from dnexport.deploy.remeasure import measure_bundle
-from dnexport.errors import UsageError
+from dnexport.errors import UsageError, WorkerCrashed
 from dnexport.measure.conditions import Watch
 from dnexport.measure.environment import installed_bytes
+from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.latency import Benchmark
 from dnexport.spec.profile import Profile
@@ -79,6 +80,27 @@ def test_the_rest_of_what_a_user_pays_is_there(measured: Benchmark) -> None:
     assert len(measured.conditions) == 3, "before, and after each set of processes"
     assert 0 <= measured.others_share <= 1
     assert "2 sets of processes were measured; 5 are the default" in measured.notes
+
+
+def test_time_by_part_of_the_network(measured: Benchmark) -> None:
+    assert [each.part for each in measured.parts] == ["stem", "block 1", "transition 1", "block 2", "head"]
+    assert sum(each.share for each in measured.parts) == pytest.approx(1)
+    assert all(each.ms > 0 and each.macs and each.bytes and each.bound for each in measured.parts)
+
+
+def test_a_profile_that_fails_is_a_note(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def method(worker: Worker, name: str, *args: object) -> object:
+        if name == "kernel_times":
+            raise WorkerCrashed("measuring onnxruntime:cpu crashed with SIGSEGV", "see 'dnexport doctor'")
+        return ask(worker, name, *args)
+
+    ask = Worker.method
+    monkeypatch.setattr(Worker, "method", method)
+    bench = Bench(restarts=1, rounds=1, block_s=BLOCK_S, batch=2, threads=1)
+    (found,) = measure_bundle(bundle, None, bench, None, Silent()).values()
+    assert found.parts == ()
+    assert len(found.latency.samples_ms) > 0
+    assert any("no time by part of the network: measuring onnxruntime:cpu crashed" in note for note in found.notes)
 
 
 def test_measuring_goes_on_for_as_long_as_was_asked(bundle: Bundle) -> None:

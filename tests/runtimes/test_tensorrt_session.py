@@ -28,7 +28,7 @@ class Context:
 
     def __init__(self, library: FakeCudart) -> None:
         self.library, self.addresses, self.batch = library, {}, 0
-        self.allowed = True
+        self.allowed, self.profiler = True, None
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.batch = shape[0]
@@ -47,6 +47,9 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         batch = self.batch  # a graph keeps the shapes that it was captured with
         self.library.launch(lambda: self._compute(batch))
+        if self.profiler is not None:
+            for layer in ("conv + relu", "PWN(norm)"):
+                self.profiler.report_layer_time(layer, 0.25 * batch)
         return True
 
     def _compute(self, batch: int) -> None:
@@ -120,6 +123,10 @@ class Engine:
         return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": [layer]}))
 
 
+class Profiler:
+    """In the place of ``IProfiler``, whose __init__ a subclass must call."""
+
+
 class Logger:
     Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1)
 
@@ -148,6 +155,7 @@ def library_of(engine: Engine | None, name: str = "tensorrt", *, wants_host_code
         __name__=name,
         __version__="10.3",
         ILogger=Logger,
+        IProfiler=Profiler,
         Runtime=Runtime,
         runtimes=[],
         TensorIOMode=SimpleNamespace(INPUT="in"),
@@ -232,6 +240,27 @@ def test_where_memory_suffices_for_one_context_it_serves_all_batch_sizes(cudart:
         BuildFailed, match="gives no context: most likely the GPU is out of memory; build for a smaller"
     ):
         TensorRTSession(library_of(engine), plan, options(), Cuda(cudart))
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_layers_are_timed_one_by_one_in_a_context_that_is_dropped(cudart: FakeCudart, plan: Path, name: str) -> None:
+    engine = Engine(cudart)
+    session = TensorRTSession(library_of(engine, name), plan, options(), Cuda(cudart))
+    session(images(2)), session(images(2))
+    captured = cudart.calls.count("cudaStreamBeginCapture")
+    strategies = []
+    create = engine.create_execution_context
+    engine.create_execution_context = lambda *a: (
+        strategies.append(engine.configuration.cuda_graph_strategy) or create(*a)
+    )
+    assert session.kernel_times(images(2)) == ((("conv", "relu"), 0.5), (("norm",), 0.5))
+    assert cudart.calls.count("cudaStreamBeginCapture") == captured
+    profiled = engine.contexts[-1]
+    np.testing.assert_allclose(session(images(2)), images(2).sum(axis=(2, 3)), rtol=1e-6)
+    assert engine.contexts[-1] is not profiled
+    assert strategies == (["off", "whole"] if name == "tensorrt_rtx" else [None, None])
+    with pytest.raises(BadInput, match="batch 1 to 6"):
+        session.kernel_times(images(7))
 
 
 @pytest.mark.parametrize("how", ["not asked for", "not capturable", "invalidated"])
@@ -322,7 +351,8 @@ def test_the_real_library_has_what_a_session_calls() -> None:
         trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_shape get_tensor_profile_shape"
         " get_tensor_dtype create_runtime_config create_execution_context create_engine_inspector",
         trt.IExecutionContext: "set_input_shape get_tensor_shape set_tensor_address execute_async_v3"
-        " is_stream_capturable",
+        " is_stream_capturable profiler enqueue_emits_profile",
+        trt.IProfiler: "report_layer_time",
         trt.IRuntimeConfig: "cuda_graph_strategy dynamic_shapes_kernel_specialization_strategy create_runtime_cache"
         " set_runtime_cache",
         trt.IRuntimeCache: "serialize deserialize",
