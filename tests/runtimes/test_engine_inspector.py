@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from dnexport.runtimes.engine_inspector import executed_from_layers, layers_from_inspector
+from dnexport.runtimes.engine_inspector import (
+    executed_from_layers,
+    layers_from_inspector,
+    nodes_by_layer,
+    nodes_in_name,
+)
 from dnexport.spec.precision import Execution
 
 MACS = {"node_Conv_1": 100, "node_Conv_2": 300}
@@ -136,3 +141,14 @@ def test_a_plan_that_tells_nothing_proves_nothing(text: str) -> None:
     assert found.proof.conv_work == {}
     assert found.proof.reformats is None
     assert found.proof.statement == f"the plan tells nothing of its kernels ({ENDS}); which of them run is unproven"
+
+
+def test_the_nodes_of_a_layer_are_in_its_name_and_in_its_metadata() -> None:
+    fused = convolution("__myl_ConvRelu_7", CHANNELS_LAST_HALF, Metadata="[ONNX Layer: node_Conv_1][ONNX Layer: relu]")
+    text = json.dumps({"Layers": [fused, convolution("node_Conv_2 + PWN(relu_2)", CHANNELS_LAST_HALF)]})
+    assert nodes_by_layer(text) == {
+        "__myl_ConvRelu_7": ("__myl_ConvRelu_7", "node_Conv_1", "relu"),
+        "node_Conv_2 + PWN(relu_2)": ("node_Conv_2", "relu_2"),
+    }
+    assert nodes_by_layer("no JSON") == {}
+    assert nodes_in_name("a + b || c") == ("a", "b", "c")
