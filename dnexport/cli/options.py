@@ -104,7 +104,7 @@ ClassNames = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="'digits', or a folder with train/ and val/ (or test/), or of class folders; ImageNet's with its synset map.",
+        help="'digits', or a folder with train/ and val/ (or test/), or of class folders (by WordNet id, with a map).",
         show_default=False,
     ),
 ]
