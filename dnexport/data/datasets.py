@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -85,7 +86,7 @@ class ImageSet:
             DataError: pictures that cannot be decoded: all of the set are counted, the first ones named.
         """
         decode = functools.partial(_decoded_batch, preprocess=preprocess)
-        broken: list[Path] = []
+        broken: list[_Broken] = []
         if threads is None:
             threads = 0 if self.at_hand else default_workers()
         for decoded in threaded(decode, self._chunks(size), threads):
@@ -399,25 +400,32 @@ def _bytes(picture: Path | np.ndarray) -> bytes:
         raise DataError(f"image {picture} cannot be read: {reason}", "remove it or check its permissions") from exc
 
 
-def _decoded_batch(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch | list[Path]:
-    """The pixels of all, or the files that cannot be decoded."""
+class _Broken(NamedTuple):
+    """A file that cannot be decoded, and why where more is known than that."""
+
+    path: Path
+    reason: str
+
+
+def _decoded_batch(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch | list[_Broken]:
+    """The pixels of all, or what cannot be decoded."""
     decoded = [_decoded(picture, preprocess) for picture in pictures]
-    broken = [path for path in decoded if isinstance(path, Path)]
+    broken = [each for each in decoded if isinstance(each, _Broken)]
     return broken or np.stack([pixels for pixels in decoded if isinstance(pixels, np.ndarray)])
 
 
-def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | Path:
-    """The pixels, or the path of a file that cannot be decoded."""
+def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | _Broken:
     if not isinstance(picture, Path):
         return pixels_from_image(Image.fromarray(picture), preprocess)
     try:
         return pixels_from_file(picture, preprocess)
-    except DataError:
-        return picture
+    except DataError as exc:
+        return _Broken(picture, "" if str(picture) in exc.message else f" ({exc.message})")
 
 
-def _undecodable(broken: Sequence[Path], total: int) -> DataError:
+def _undecodable(broken: Sequence[_Broken], total: int) -> DataError:
     count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
-    names = ", ".join(map(str, broken[:3])) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+    named = ", ".join(f"{each.path}{each.reason}" for each in broken[:3])
+    names = named + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
     remedy = "remove them or replace them by whole JPEGs or PNGs"
     return DataError(f"{count} of {total} cannot be decoded: {names}", remedy)

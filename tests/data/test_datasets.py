@@ -105,6 +105,15 @@ def test_undecodable_images_are_counted_and_named(tmp_path: Path) -> None:
         images_from_folder(tmp_path).pixels(TINY_PREPROCESS)
 
 
+def test_a_picture_of_no_known_range_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(np.full((8, 8), -1, np.float32)).save(tmp_path / "cat" / "depth.tif")
+    with pytest.raises(
+        DataError, match=r"1 cannot be decoded: .*depth\.tif \(an image of mode F has values from -1 to 0\)"
+    ):
+        images_from_folder(tmp_path).pixels(TINY_PREPROCESS)
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

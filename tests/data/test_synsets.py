@@ -162,6 +162,14 @@ def test_the_flat_val_folder_has_the_labels_of_its_table(tmp_path: Path) -> None
     assert len(images.classes) == 4
 
 
+def test_kaggles_folders_and_its_flat_val_have_the_same_classes(tmp_path: Path) -> None:
+    flat(tmp_path, HEADING + FIRST + SECOND)
+    folders(tmp_path / "train", *IDS[1:])
+    splits = splits_from_source(str(tmp_path))
+    assert splits.train.classes == splits.test.classes
+    assert (splits.train.labels, splits.test.labels) == ((1, 2, 3), (2, 0))
+
+
 @pytest.mark.parametrize(
     ("solution", "message"),
     [
