@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnexport.build.network import Network, Source, network_from_source, source_from_recipe
-from dnexport.build.samples import BuildData, check_disjoint, data_from_recipe, golden_from_test
+from dnexport.build.samples import BuildData, data_from_recipe, golden_from_test
 from dnexport.build.stages import Stages, stage_key
+from dnexport.bundle.verify import TABLE
 from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import ImageSet, synthetic
+from dnexport.data.disjoint import check_disjoint
 from dnexport.data.images import InputBatch, input_from_pixels
 from dnexport.errors import RecipeError
 from dnexport.runtimes.arrays import Logits, available_threads, whole_batches
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
-TABLE = "calibration.json"
 PLAN = "plan.json"
 
 

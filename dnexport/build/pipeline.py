@@ -15,7 +15,6 @@ import numpy as np
 from dnexport.build.host_stages import (
     GOLDEN,
     MODEL,
-    TABLE,
     Context,
     cache_folder,
     calibrate,
@@ -28,7 +27,7 @@ from dnexport.build.host_stages import (
 from dnexport.build.placement import Quantized, quantized
 from dnexport.build.target_stages import TargetOutcome, build_target, place, record_taps
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
-from dnexport.bundle.verify import Bundle
+from dnexport.bundle.verify import TABLE, Bundle
 from dnexport.calibrate.table import table_from_path
 from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.known_bad import warnings_about

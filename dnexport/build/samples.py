@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.datasets import ImageSet, calibration_images, digest_from_pixels, splits_from_source, synthetic
+from dnexport.data.datasets import ImageSet, calibration_images, splits_from_source, synthetic
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import Preprocess
-from dnexport.spec.quantization import CalibrationTable
 from dnexport.spec.recipe import Recipe
 
 GOLDEN_BYTES = 16 << 20
@@ -54,18 +53,6 @@ def golden_from_test(test: ImageSet, preprocess: Preprocess) -> list[int]:
     one = preprocess.input_size[0] * preprocess.input_size[1] * preprocess.planes
     count = min(len(test), GOLDEN_SAMPLES, max(8, GOLDEN_BYTES // one))
     return sorted(test.drawn(count, seed=0))
-
-
-def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess, part: str = "test") -> None:
-    """Refuse calibration images that are also test, or tuning, images.
-
-    Raises:
-        DataError: some are; counted.
-    """
-    seen = set(table.image_digests)
-    shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
-    if shared and not table.synthetic:
-        raise DataError(f"{shared} of {len(test)} {part} images were used for calibration", "keep the two apart")
 
 
 def _calibration(recipe: Recipe, train: ImageSet | None, preprocess: Preprocess) -> tuple[ImageSet, ImageSet | None]:

@@ -1,7 +1,8 @@
 """The stages of one target: lower → compile → validate. A target that fails says so and leaves the others alone."""
 
+import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from dnexport.build.host_stages import GOLDEN, MODEL, Context
 from dnexport.build.stages import stage_key
 from dnexport.bundle.verify import TAPS
-from dnexport.data.images import Fed, feed_from_pixels, input_from_pixels
+from dnexport.data.images import input_from_pixels
 from dnexport.deploy.compile import build_options, compile_target
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.targets import Chosen
@@ -20,19 +21,20 @@ from dnexport.deploy.validate import (
     Validated,
     check_execution,
     check_parity,
+    compared,
     engine_logits,
     graph_floor,
+    samples_from_images,
+    samples_from_pixels,
     validate_engine,
 )
 from dnexport.errors import DnexportError
-from dnexport.measure.accuracy import accuracy_from_logits
 from dnexport.measure.environment import machine_identity, package_versions
 from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.taps import sampled, tapped
 from dnexport.spec.metrics import Accuracy, Census, PrecisionProof, TargetReport
 from dnexport.spec.precision import Precision
-from dnexport.spec.preprocess import InputType
 from dnexport.spec.record import digest_from_file
 from dnexport.spec.target import Target
 
@@ -101,27 +103,16 @@ def build_target(context: Context, chosen: Chosen, model: Path, referenced: Path
 
 
 def samples_from_test(context: Context, referenced: Path) -> Samples:
-    """The whole test set, decoded anew on each pass."""
-
-    preprocess = context.network.preprocess
-
-    def batches(input_type: InputType) -> Iterator[Fed]:
-        return (
-            feed_from_pixels(pixels, preprocess)(input_type) for pixels in context.data.test.batches(preprocess, 64)
-        )
-
-    labels = context.data.test.truth()
-    logits = np.load(referenced / "logits.npy")
-    trained = context.source.trained
-    return Samples(
-        batches,
-        len(labels),
-        logits,
-        labels,
-        context.recipe.profile.within(32),
-        trained,
-        context.network.multi_label,
-        context.recipe.profile.min_batch,
+    """The whole test set of a build."""
+    profile = context.recipe.profile
+    return samples_from_images(
+        context.data.test,
+        context.network.preprocess,
+        np.load(referenced / "logits.npy"),
+        profile,
+        batch=profile.within(32),
+        trained=context.source.trained,
+        multi_label=context.network.multi_label,
     )
 
 
@@ -194,7 +185,7 @@ def _with_validation(
         "batch": context.recipe.profile.max_batch,
         "machine": machine_identity(),
     }
-    folder = context.stages.run(f"validate:{engine.target}", 3, inputs, make)
+    folder = context.stages.run(f"validate:{engine.target}", 4, inputs, make)
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
     if not report.companion:  # a companion is labelled with what it executes
         check_execution(engine.target, engine.precision, found.executed, context.recipe.allow_execution)
@@ -216,12 +207,13 @@ def _with_graph_accuracy(
 
     def make(folder: Path) -> None:
         with np.load(referenced / GOLDEN) as golden:
-            feed = feed_from_pixels(golden["images"][:32], context.network.preprocess)
-            reference, labels = golden["logits"][:32], golden["labels"][:32]
-        samples = Samples(lambda input_type: [feed(input_type)], len(labels), reference, labels, min(8, len(labels)))
+            images, reference, labels = (golden[name][:32] for name in ("images", "logits", "labels"))
+        samples = dataclasses.replace(
+            samples_from_pixels(images, context.network.preprocess, reference, labels, min(8, len(labels))),
+            multi_label=context.network.multi_label,
+        )
         graph = Engine(_ORT_CPU, lowered / MODEL, context.recipe.precision, context.recipe.input)
-        logits, _ = engine_logits(graph, samples, context.progress.advance)
-        accuracy = accuracy_from_logits(reference, logits, labels, multi_label=context.network.multi_label)
+        accuracy = compared(samples, engine_logits(graph, samples, context.progress.advance))
         if context.source.file is not None or context.recipe.precision is not Precision.INT8:
             check_parity(
                 f"the lowered graph of {report.target}",
@@ -236,7 +228,7 @@ def _with_graph_accuracy(
         )
     notes = (*notes, "its lowered graph was compared with PyTorch instead")
     inputs = {"lowered": stage_key(lowered), "reference": stage_key(referenced)}
-    folder = context.stages.run(f"check-graph:{report.target}", 2, inputs, make)
+    folder = context.stages.run(f"check-graph:{report.target}", 3, inputs, make)
     accuracy = Accuracy.model_validate_json((folder / "accuracy.json").read_bytes())
     return report.model_copy(update={"graph_accuracy": accuracy, "notes": notes})
 

@@ -16,11 +16,13 @@ from dnexport.runtimes.arrays import Logits
 from dnexport.spec.budget import Judgement
 from dnexport.spec.manifest import SCHEMA, Manifest
 from dnexport.spec.metrics import TargetReport
+from dnexport.spec.quantization import CalibrationTable
 from dnexport.spec.record import digest_from_file, nearest
 from dnexport.spec.target import Target
 
 GOLDEN = "golden.npz"
 TAPS = "taps.npz"
+TABLE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,15 @@ class Bundle:
             return {}
         with np.load(self.path / TAPS, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+    def calibration_table(self) -> CalibrationTable | None:
+        """What calibrated the bundle; None where nothing did."""
+        if TABLE not in self.manifest.files:
+            return None
+        try:
+            return CalibrationTable.model_validate_json((self.path / TABLE).read_bytes())
+        except (OSError, ValidationError) as exc:
+            raise IntegrityError(f"{TABLE} of bundle {self.path} is no calibration table", "build it again") from exc
 
     def golden(self) -> GoldenSamples:
         """The golden samples."""

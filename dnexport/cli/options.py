@@ -104,7 +104,8 @@ ClassNames = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="'digits', or a folder with train/ and val/ (or test/), or of class folders.", show_default=False
+        help="'digits', or a folder with train/ and val/ (or test/), or of class folders (by WordNet id, with a map).",
+        show_default=False,
     ),
 ]
 CalibrationData = Annotated[

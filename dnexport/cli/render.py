@@ -7,6 +7,7 @@ from dnexport.build.document import document_from_bundle
 from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
+from dnexport.measure.budgets import ONE_CLASS
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
 from dnexport.spec.latency import Benchmark, PartTime
@@ -14,6 +15,7 @@ from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
 
 _DASH = "–"
+_LONG_WAIT = 0.1
 
 
 def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]) -> None:
@@ -26,7 +28,8 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
     )
     view.say("")
     for report in bundle.reports.values():
-        for note in (*report.notes, *(report.benchmark.notes if report.benchmark else ())):
+        weak = accuracy_notes(report.accuracy) if report.accuracy else []
+        for note in (*report.notes, *weak, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
     show_judgements(view, bundle.judgements)
     view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}")
@@ -148,12 +151,20 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
     """Top-1 where labels are known, else agreement; with the centred SNR."""
     if accuracy is None:
         return _DASH
-    snr = decibel_text(accuracy.snr_db)
+    snr = accuracy.snr_text
     if accuracy.top1 is not None and accuracy.reference_top1 is not None:
         return f"top-1 {accuracy.top1:.2%} (was {accuracy.reference_top1:.2%}), {snr}, {accuracy.samples} images"
     if (mean := accuracy.mean_auroc) is not None:
         return f"mean AUROC {mean[0]:.4f} (was {mean[1]:.4f}), {snr}, {accuracy.samples} images"
     return f"{accuracy.agreement:.1%} agree, {snr}, {accuracy.samples} images"
+
+
+def accuracy_notes(accuracy: Accuracy) -> list[str]:
+    """What weakens the figures."""
+    notes = [f"{ONE_CLASS}; agreement and SNR compare its logits"] if accuracy.one_class else []
+    if accuracy.waited_share is not None and accuracy.waited_share > _LONG_WAIT:
+        notes.append(f"the engine waited for decoded images during {accuracy.waited_share:.0%} of its time")
+    return notes
 
 
 def speedup_text(benchmark: Benchmark | None) -> str:

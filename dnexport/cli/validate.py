@@ -21,7 +21,7 @@ def validate(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
-        from dnexport.cli.render import accuracy_text, documents, show_judgements
+        from dnexport.cli.render import accuracy_notes, accuracy_text, documents, show_judgements
         from dnexport.deploy.remeasure import judged_again, required_again, validate_bundle
         from dnexport.measure.budgets import exit_code
 
@@ -35,5 +35,8 @@ def validate(
             for name, v in found.items()
         ]
         view.table(["Target", "Executed", "Agreement", "Against PyTorch"], rows)
+        for name, each in found.items():
+            for note in accuracy_notes(each.accuracy):
+                view.say(f"  {name}: {note}")
         show_judgements(view, judged)
         raise typer.Exit(exit_code(judged))

@@ -7,15 +7,25 @@ import csv
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dnexport.data.binary import Binary, reader_for
 from dnexport.data.images import PixelBatch, Pixels, pixels_from_file, pixels_from_image
-from dnexport.data.workers import mapped
+from dnexport.data.synsets import (
+    LINES,
+    Synsets,
+    is_wordnet_id,
+    labels_from_folders,
+    labels_from_solution,
+    solution_beside,
+    synsets_beside,
+)
+from dnexport.data.workers import default_workers, threaded
 from dnexport.errors import DataError, TargetUnavailable
 from dnexport.spec.preprocess import Preprocess
 
@@ -36,6 +46,7 @@ class ImageSet:
         classes: names, empty where there are no labels.
         answers: instead of labels, where each class is a question of its own: int8 [pictures, classes], 1 yes, 0 no,
             −1 unknown.
+        synsets: where a synset map says what the classes are.
     """
 
     name: str
@@ -43,6 +54,7 @@ class ImageSet:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     answers: np.ndarray | None = None
+    synsets: Synsets | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -51,21 +63,33 @@ class ImageSet:
         """The pictures at ``indices``, in that order."""
         chosen = [self.pictures[i] for i in indices]
         answers = None if self.answers is None else self.answers[list(indices)]
-        return ImageSet(self.name, chosen, tuple(self.labels[i] for i in indices), self.classes, answers)
+        return replace(self, pictures=chosen, labels=tuple(self.labels[i] for i in indices), answers=answers)
 
     def truth(self) -> np.ndarray:
         """What is known: the labels, int64 [pictures], or the answers, int8 [pictures, classes]; −1 where unknown."""
         return np.asarray(self.labels, np.int64) if self.answers is None else self.answers
 
-    def batches(self, preprocess: Preprocess, size: int, workers: int = 0) -> Iterator[PixelBatch]:
-        """Decoded pictures in order, ``size`` at a time, the rest last, by ``workers`` processes or here.
+    @property
+    def at_hand(self) -> bool:
+        """No picture lies in a file."""
+        return not any(isinstance(picture, Path) for picture in self.pictures)
+
+    def batches(self, preprocess: Preprocess, size: int, threads: int | None = None) -> Iterator[PixelBatch]:
+        """Decoded pictures in order, ``size`` at a time, the rest last.
+
+        Args:
+            preprocess: what is made of them.
+            size: of a batch.
+            threads: that decode, ahead of whoever takes the batches; None is one a processor for files; 0 is none.
 
         Raises:
             DataError: pictures that cannot be decoded: all of the set are counted, the first ones named.
         """
         decode = functools.partial(_decoded_batch, preprocess=preprocess)
-        broken: list[Path] = []
-        for decoded in mapped(decode, self._chunks(size), workers):
+        broken: list[_Broken] = []
+        if threads is None:
+            threads = 0 if self.at_hand else default_workers()
+        for decoded in threaded(decode, self._chunks(size), threads):
             if isinstance(decoded, np.ndarray) and not broken:
                 yield decoded
             elif not isinstance(decoded, np.ndarray):
@@ -119,14 +143,22 @@ class ImageSet:
                 f"data {self.name} has {len(self.classes)} classes and the network {len(names)}",
                 "give the data that it was trained on",
             )
-        named = tuple(names) != nameless_classes(len(names))
-        if self.classes and named and self.classes != tuple(names):
-            pairs = zip(self.classes, names, strict=True)
-            mine, theirs = next((a, b) for a, b in pairs if a != b)
+        if not self.classes or tuple(names) == nameless_classes(len(names)):
+            return
+        if (odd := self._misnamed(names)) is not None:
+            unmapped = self.synsets is None and is_wordnet_id(self.classes[odd])
             raise DataError(
-                f"data {self.name} has class '{mine}' where the network has '{theirs}'",
-                "name the classes of the data as the network's",
+                f"data {self.name} has class '{self.classes[odd]}' where the network has '{names[odd]}'",
+                f"put {LINES[0]} beside the data" if unmapped else "name the classes of the data as the network's",
             )
+
+    def _misnamed(self, names: Sequence[str]) -> int | None:
+        """The first class that has another name in the network."""
+        if self.synsets is not None:
+            return self.synsets.misnamed(names)
+        return next(
+            (i for i, (mine, theirs) in enumerate(zip(self.classes, names, strict=True)) if mine != theirs), None
+        )
 
     def draw(self, count: int, seed: int) -> "ImageSet":
         """``count`` pictures drawn evenly over the classes, without replacement, in a seeded order."""
@@ -217,12 +249,15 @@ def calibration_images(source: str) -> ImageSet:
 def images_from_folder(root: Path) -> ImageSet:
     """``root/<class>/*.jpg``, classes in alphabetical order; or ``root/*.jpg``, with ``root/labels.csv`` or unlabelled.
 
+    Class folders named by WordNet ids have the indices of the synset map in ``root`` or above it, and all of its
+    classes; ``root/ILSVRC2012_val_*.JPEG`` too, with Kaggle's ``LOC_val_solution.csv`` there.
+
     ``labels.csv`` answers several questions of each picture: a heading ``image,<question>,…``, then a line a picture
     with its file name and 1, 0 or nothing (unknown) for each.
 
     Raises:
-        DataError: unreadable, no images, a class without images, images beside class folders, or a table that does not
-            fit the pictures.
+        DataError: unreadable, no images, a class without images, images beside class folders, or a table or a synset
+            map that does not fit the pictures.
     """
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -233,6 +268,10 @@ def images_from_folder(root: Path) -> ImageSet:
         raise DataError(f"data folder {root} cannot be read: {reason}", "check its permissions") from exc
     if not folders and loose and (root / ANSWERS).is_file():
         return _answered(root, loose)
+    if not folders and loose and (solution := solution_beside(root)) is not None:
+        synsets = synsets_beside(root)
+        answers = labels_from_solution(solution, loose, synsets)
+        return ImageSet(str(root), loose, tuple(answers), synsets.names if synsets else (), synsets=synsets)
     if not folders and loose:
         return ImageSet(str(root), loose, (UNKNOWN_LABEL,) * len(loose), ())
     if not folders:
@@ -245,8 +284,10 @@ def images_from_folder(root: Path) -> ImageSet:
     if empty:
         raise DataError(f"data folder {root} has no images in class '{empty[0]}'", "add images or remove the folder")
     pictures = [path for images in found.values() for path in images]
-    labels = tuple(label for label, images in enumerate(found.values()) for _ in images)
-    return ImageSet(str(root), pictures, labels, tuple(found))
+    synsets = synsets_beside(root) if any(map(is_wordnet_id, found)) else None
+    indices = range(len(found)) if synsets is None else labels_from_folders(list(found), synsets, str(root))
+    labels = tuple(label for label, images in zip(indices, found.values(), strict=True) for _ in images)
+    return ImageSet(str(root), pictures, labels, synsets.names if synsets else tuple(found), synsets=synsets)
 
 
 def _from_binary(source: str, found: Binary) -> Splits:
@@ -359,25 +400,32 @@ def _bytes(picture: Path | np.ndarray) -> bytes:
         raise DataError(f"image {picture} cannot be read: {reason}", "remove it or check its permissions") from exc
 
 
-def _decoded_batch(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch | list[Path]:
-    """The pixels of all, or the files that cannot be decoded."""
+class _Broken(NamedTuple):
+    """A file that cannot be decoded, and why where more is known than that."""
+
+    path: Path
+    reason: str
+
+
+def _decoded_batch(pictures: Sequence[Path | np.ndarray], preprocess: Preprocess) -> PixelBatch | list[_Broken]:
+    """The pixels of all, or what cannot be decoded."""
     decoded = [_decoded(picture, preprocess) for picture in pictures]
-    broken = [path for path in decoded if isinstance(path, Path)]
+    broken = [each for each in decoded if isinstance(each, _Broken)]
     return broken or np.stack([pixels for pixels in decoded if isinstance(pixels, np.ndarray)])
 
 
-def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | Path:
-    """The pixels, or the path of a file that cannot be decoded."""
+def _decoded(picture: Path | np.ndarray, preprocess: Preprocess) -> Pixels | _Broken:
     if not isinstance(picture, Path):
         return pixels_from_image(Image.fromarray(picture), preprocess)
     try:
         return pixels_from_file(picture, preprocess)
-    except DataError:
-        return picture
+    except DataError as exc:
+        return _Broken(picture, "" if str(picture) in exc.message else f" ({exc.message})")
 
 
-def _undecodable(broken: Sequence[Path], total: int) -> DataError:
+def _undecodable(broken: Sequence[_Broken], total: int) -> DataError:
     count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
-    names = ", ".join(map(str, broken[:3])) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+    named = ", ".join(f"{each.path}{each.reason}" for each in broken[:3])
+    names = named + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
     remedy = "remove them or replace them by whole JPEGs or PNGs"
     return DataError(f"{count} of {total} cannot be decoded: {names}", remedy)

@@ -4,6 +4,8 @@ Geometry (decode, upright by EXIF, convert, resize, crop) gives uint8 NHWC; arit
 samples are stored between the two: exact, and a quarter of the size.
 """
 
+import base64
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,9 @@ _FILTERS = {
 }
 
 LARGEST_RESIZED_SIDE = 65_536
+_FULL_SCALES = (1.0, 255.0, 65535.0)
+_THUMBNAIL_SIDE = 96
+_THUMBNAIL_QUALITY = 85
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 PixelBatch = UInt8[np.ndarray, "batch height width channels"]
@@ -78,13 +83,39 @@ def input_from_pixels(pixels: PixelBatch, preprocess: Preprocess) -> InputBatch:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+def thumbnail_from_pixels(pixels: Pixels, preprocess: Preprocess) -> str:
+    """The picture as a page shows it: a data URI of a JPEG or, where that is smaller, a PNG; equal for equal pixels."""
+    planes = {"rgb": pixels, "bgr": pixels[:, :, ::-1], "grey": pixels[:, :, 0]}[preprocess.channels]
+    image = Image.fromarray(np.ascontiguousarray(planes))
+    image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BICUBIC)
+    encoded = {"jpeg": _encoded(image, "jpeg", quality=_THUMBNAIL_QUALITY), "png": _encoded(image, "png")}
+    kind = min(encoded, key=lambda each: len(encoded[each]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit and floating-point greyscale scaled to 8 bits; Pillow's own conversion would clip them."""
+    """16-bit and floating-point greyscale scaled to 8 bits; Pillow's own conversion would clip them.
+
+    Values to 1, 255 or 65535 are full scale, whichever holds the largest; whole numbers are never read as 0 to 1.
+
+    Raises:
+        DataError: values that are negative, not finite or larger.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image, np.float32)
-    full_scale = 65535.0 if values.max(initial=0) > 255 else 255.0
-    return Image.fromarray((values * (255.0 / full_scale)).round().clip(0, 255).astype(np.uint8))
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not (low >= 0 and high <= _FULL_SCALES[-1]):
+        raise DataError(f"an image of mode {image.mode} has values from {low:g} to {high:g}", "scale it to 0 to 1")
+    scales = _FULL_SCALES if image.mode == "F" else _FULL_SCALES[1:]
+    full_scale = next(each for each in scales if high <= each)
+    return Image.fromarray((values * (255.0 / full_scale)).round().astype(np.uint8))
 
 
 def _fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:

@@ -20,7 +20,7 @@ def store_size(images: ImageSet, preprocess: Preprocess) -> int:
     return len(images) * height * width * preprocess.planes
 
 
-def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, workers: int) -> PixelBatch:
+def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, threads: int) -> PixelBatch:
     """All pictures of a set, decoded; mapped from ``folder`` where they came from files or are many.
 
     The file's name is the digest of pictures and preprocessing, and it appears whole or not at all.
@@ -42,7 +42,7 @@ def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, worker
             with temporary.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for batch in images.batches(preprocess, 256, workers):
+                for batch in images.batches(preprocess, 256, threads):
                     file.write(batch.tobytes())
             temporary.replace(path)
         finally:
@@ -50,5 +50,5 @@ def stored_pixels(images: ImageSet, preprocess: Preprocess, folder: Path, worker
     pixels: np.ndarray = np.load(path, mmap_mode="r")
     if pixels.shape != shape or pixels.dtype != np.uint8:
         path.unlink()
-        return stored_pixels(images, preprocess, folder, workers)
+        return stored_pixels(images, preprocess, folder, threads)
     return pixels

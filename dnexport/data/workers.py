@@ -1,4 +1,4 @@
-"""Work in several processes, in order and never far ahead of whoever takes the results."""
+"""Work in several processes or threads, in order and never far ahead of whoever takes the results."""
 
 import collections
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
@@ -35,6 +35,28 @@ def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argume
         return
     # Spawned, not forked: the parent's threads (PyTorch's, OpenMP's) do not survive a fork.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    try:
+        yield from _in_order(pool, function, arguments, workers)
+    except BrokenProcessPool as exc:
+        raise WorkerCrashed("a process that decodes images died", "give it more memory or fewer --workers") from exc
+
+
+def threaded(
+    function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], threads: int
+) -> Iterator[_Result]:
+    """``map`` over ``threads``, results in order; in this one where ``threads`` is 0.
+
+    For work that leaves Python's lock alone, as Pillow's decoders and filters do: nothing to start, nothing to copy.
+    What ``function`` raises is raised here.
+    """
+    if threads == 0:
+        return map(function, arguments)
+    return _in_order(ThreadPoolExecutor(threads), function, arguments, threads)
+
+
+def _in_order(
+    pool: Executor, function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], workers: int
+) -> Iterator[_Result]:
     pending: collections.deque[Future[_Result]] = collections.deque()
     try:
         for argument in arguments:
@@ -43,8 +65,6 @@ def mapped(function: Callable[[_Argument], _Result], arguments: Iterable[_Argume
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    except BrokenProcessPool as exc:
-        raise WorkerCrashed("a process that decodes images died", "give it more memory or fewer --workers") from exc
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

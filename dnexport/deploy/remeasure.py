@@ -1,8 +1,9 @@
 """Measure and validate a finished bundle again; the bundle itself does not change."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,17 @@ import numpy as np
 from dnexport.bundle.session import runnable_target
 from dnexport.bundle.verify import Bundle
 from dnexport.data.datasets import splits_from_source
-from dnexport.data.images import Fed, feed_from_pixels
+from dnexport.data.disjoint import check_disjoint
 from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.engine import engine_from_bundle
-from dnexport.deploy.validate import Samples, Validated, validate_engine
+from dnexport.deploy.validate import (
+    Samples,
+    Validated,
+    fed_from_images,
+    samples_from_images,
+    samples_from_pixels,
+    validate_engine,
+)
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.latency import Probe
@@ -23,7 +31,6 @@ from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
 from dnexport.spec.budget import Budget, Judgement, budgets_from_texts
 from dnexport.spec.latency import Benchmark
-from dnexport.spec.preprocess import InputType
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
 from dnexport.spec.target import Target
@@ -123,44 +130,33 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
         )
     test = splits_from_source(data).test
     test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
-
-    def batches(input_type: InputType) -> Iterator[Fed]:
-        return (
-            feed_from_pixels(pixels, manifest.preprocess)(input_type)
-            for pixels in test.batches(manifest.preprocess, 64)
-        )
-
+    if (table := bundle.calibration_table()) is not None:
+        check_disjoint(table, test, manifest.preprocess)
     with Worker("running PyTorch", threads=available_threads()) as worker:
         worker.create(Probe, functools.partial(TorchSession, factory, EAGER, available_threads()))
-        reference = np.concatenate(
-            [part for images in batches("float32") for part in worker.method("logits", images, 32)]
-        )
-    profile, trained = manifest.recipe.profile, manifest.weights.trained
-    return Samples(
-        batches,
-        len(test),
+        batches = fed_from_images(test, manifest.preprocess, "float32")
+        reference = np.concatenate([part for images in batches for part in worker.method("logits", images, 32)])
+    profile = manifest.recipe.profile
+    return samples_from_images(
+        test,
+        manifest.preprocess,
         reference,
-        test.truth(),
-        profile.max_batch,
-        trained,
-        manifest.multi_label,
-        profile.min_batch,
+        profile,
+        batch=profile.max_batch,
+        trained=manifest.weights.trained,
+        multi_label=manifest.multi_label,
     )
 
 
 def golden_samples(bundle: Bundle) -> Samples:
     """The samples that travel with a bundle."""
-    golden = bundle.golden()
-    feed = feed_from_pixels(golden.images, bundle.manifest.preprocess)
-    return Samples(
-        lambda input_type: [feed(input_type)],
-        len(golden.images),
-        golden.logits,
-        golden.labels,
-        bundle.manifest.recipe.profile.max_batch,
-        bundle.manifest.weights.trained,
-        bundle.manifest.multi_label,
-        bundle.manifest.recipe.profile.min_batch,
+    golden, manifest = bundle.golden(), bundle.manifest
+    profile = manifest.recipe.profile
+    return dataclasses.replace(
+        samples_from_pixels(golden.images, manifest.preprocess, golden.logits, golden.labels, profile.max_batch),
+        trained=manifest.weights.trained,
+        multi_label=manifest.multi_label,
+        least=profile.min_batch,
     )
 
 

@@ -4,14 +4,17 @@ The floors are for gross errors: an engine below them computes another network. 
 is the user's budget, not a floor.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from dnexport.data.images import Fed
+from dnexport.data.datasets import ImageSet
+from dnexport.data.images import Fed, PixelPart, feed_from_pixels, thumbnail_from_pixels
 from dnexport.deploy.engine import Engine
 from dnexport.errors import BuildFailed, ParityFailed
 from dnexport.measure.accuracy import accuracy_from_logits, snr_db
@@ -20,7 +23,8 @@ from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import Accuracy, CrossCheck, decibel_text
 from dnexport.spec.precision import Execution, Precision
-from dnexport.spec.preprocess import InputType
+from dnexport.spec.preprocess import InputType, Preprocess
+from dnexport.spec.profile import Profile
 from dnexport.spec.recipe import StandIn
 from dnexport.spec.target import Target
 
@@ -40,6 +44,7 @@ UNTRAINED_FLOORS_DB = {Execution.F16: 8.0, Execution.BF16: 0.0}
 # equally near to PyTorch, and a runtime that miscomputes is not.
 CROSS_CHECK_FLOOR_DB = 35.0
 CROSS_CHECK_MARGIN_DB = 3.0
+_DECODED = 64  # images at a time
 _ORT_CPU = Target.parse("onnxruntime:cpu")
 
 
@@ -57,6 +62,8 @@ class Samples:
         trained: the network is; a deep one of random weights turns INT8's rounding into noise as large as its signal,
             so that only the second runtime can judge its INT8 engine.
         multi_label: each logit is a question of its own, answered at a sigmoid of 0.5.
+        at_hand: no image is decoded while the engine waits.
+        thumbnails: of the images at some indices, made when they are asked for; None where there are no pixels.
     """
 
     batches: Callable[[InputType], Iterable[Fed]]
@@ -67,6 +74,65 @@ class Samples:
     trained: bool = True
     multi_label: bool = False
     least: int = 1
+    at_hand: bool = True
+    thumbnails: Callable[[Sequence[int]], Sequence[str]] | None = None
+
+
+def samples_from_images(
+    images: ImageSet,
+    preprocess: Preprocess,
+    reference: Logits,
+    profile: Profile,
+    *,
+    batch: int,
+    trained: bool,
+    multi_label: bool,
+) -> Samples:
+    """A test set, decoded anew on each pass.
+
+    Args:
+        images: the set.
+        preprocess: of the network.
+        reference: PyTorch's logits on it.
+        profile: of the engine.
+        batch: images a query.
+        trained: as in `Samples`.
+        multi_label: as in `Samples`.
+    """
+
+    def thumbnails(indices: Sequence[int]) -> list[str]:
+        return [thumbnail_from_pixels(each, preprocess) for each in images.subset(indices).pixels(preprocess)]
+
+    return Samples(
+        functools.partial(fed_from_images, images, preprocess),
+        len(images),
+        reference,
+        images.truth(),
+        batch,
+        trained,
+        multi_label,
+        profile.min_batch,
+        images.at_hand,
+        thumbnails,
+    )
+
+
+def samples_from_pixels(
+    pixels: PixelPart, preprocess: Preprocess, reference: Logits, labels: np.ndarray, batch: int
+) -> Samples:
+    """Images that are decoded already, of a trained network with one answer an image that takes any batch."""
+    feed = feed_from_pixels(pixels, preprocess)
+
+    def thumbnails(indices: Sequence[int]) -> list[str]:
+        return [thumbnail_from_pixels(pixels[i], preprocess) for i in indices]
+
+    return Samples(lambda kind: [feed(kind)], len(labels), reference, labels, batch, thumbnails=thumbnails)
+
+
+def fed_from_images(images: ImageSet, preprocess: Preprocess, input_type: InputType) -> Iterator[Fed]:
+    """A test set as an engine of that input type takes it, some images at a time."""
+    for pixels in images.batches(preprocess, _DECODED):
+        yield feed_from_pixels(pixels, preprocess)(input_type)
 
 
 @dataclass(frozen=True)
@@ -92,30 +158,61 @@ def validate_engine(engine: Engine, graph: Path, samples: Samples, tick: Callabl
         WorkerCrashed: the runtime crashes.
     """
     target, precision = engine.target, engine.precision
-    logits, executed = engine_logits(engine, samples, tick)
-    accuracy = accuracy_from_logits(samples.reference, logits, samples.labels, multi_label=samples.multi_label)
+    answered = engine_logits(engine, samples, tick)
+    logits, executed = answered.logits, answered.executed
+    accuracy = compared(samples, answered)
     # A runtime that simulates int8 in float has int8's floor.
     floor = INT8_PARITY_FLOOR_DB if precision is Precision.INT8 else parity_floor(executed.execution, samples.trained)
     if samples.trained or precision is not Precision.INT8:
         check_parity(str(target), accuracy, floor)
     cross_check = None
     if precision is Precision.INT8 and target != _ORT_CPU and runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
-        other, _ = engine_logits(Engine(_ORT_CPU, graph, precision), samples, tick)
+        other = engine_logits(Engine(_ORT_CPU, graph, precision), samples, tick).logits
         cross_check = check_against(str(target), logits, str(_ORT_CPU), other, samples.reference)
     return Validated(accuracy, executed, cross_check)
 
 
-def engine_logits(engine: Engine, samples: Samples, tick: Callable[[int, int], None]) -> tuple[Logits, Executed]:
-    """All logits of an engine in a worker, and what it executed; memory does not grow with the images."""
+@dataclass(frozen=True)
+class Answered:
+    """What an engine answered.
+
+    Attributes:
+        logits: of all samples.
+        executed: the arithmetic.
+        waited_share: of the time it took, what went by until images were decoded; None where they were at hand.
+    """
+
+    logits: Logits
+    executed: Executed
+    waited_share: float | None
+
+
+def engine_logits(engine: Engine, samples: Samples, tick: Callable[[int, int], None]) -> Answered:
+    """All logits of an engine in a worker; memory does not grow with the images."""
     with engine.probe("running") as worker:
         executed: Executed = worker.method("executed", engine.macs)
         parts: list[LogitsPart] = []
-        done = 0
+        done, waited = 0, 0.0
+        began = asked = time.monotonic()
         for images in samples.batches(engine.input_type):
+            waited += time.monotonic() - asked
             parts += worker.method("logits", images, samples.batch, samples.least)
             done += len(images)
             tick(done, samples.count)
-    return np.concatenate(parts), executed
+            asked = time.monotonic()
+        share = None if samples.at_hand else waited / (time.monotonic() - began)
+    return Answered(np.concatenate(parts), executed, share)
+
+
+def compared(samples: Samples, answered: Answered) -> Accuracy:
+    """Answers against the reference and the labels, with the pictures of the images that a reader should look at."""
+    accuracy = accuracy_from_logits(samples.reference, answered.logits, samples.labels, multi_label=samples.multi_label)
+    shown = accuracy.shown
+    if samples.thumbnails is not None:
+        pictures = samples.thumbnails([each.index for each in shown])
+        pairs = zip(shown, pictures, strict=True)
+        shown = tuple(each.model_copy(update={"thumbnail": picture}) for each, picture in pairs)
+    return accuracy.model_copy(update={"shown": shown, "waited_share": answered.waited_share})
 
 
 def check_execution(target: Target, precision: Precision, executed: Executed, allowed: Sequence[str]) -> None:

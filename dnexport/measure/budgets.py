@@ -9,6 +9,7 @@ from dnexport.spec.metrics import Accuracy, TargetReport
 
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 _OF_ACCURACY = ("top1", "top1-drop", "agreement", "snr")
+ONE_CLASS = "a network of one class has no top-1: it always names that class"
 _MOST_IMAGES = 1 << 30
 _EXACT_DB = 200.0  # what equal logits count as, which have no noise at all
 
@@ -64,6 +65,8 @@ def _exact(value: float | None) -> _Found:
 
 
 def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
+    if metric == "snr" and not accuracy.centred:
+        return accuracy.snr_db, None, None
     if metric == "snr":
         return _exact(_EXACT_DB if accuracy.snr_db is None else accuracy.snr_db)
     if metric == "agreement":
@@ -92,12 +95,16 @@ def _reason(budget: Budget, value: float | None, report: TargetReport) -> str:
     if budget.metric in ("top1", "top1-drop") and report.accuracy is not None and report.accuracy.top1 is None:
         if report.accuracy.auroc is not None:
             return "a multi-label network has no top-1; its report has the AUROC of each class"
+        if report.accuracy.one_class:
+            return ONE_CLASS
         return "the test images have no labels; add --data DIR"
     if value is None and _found(budget.metric, report) == _NOTHING:
         return _how(budget.metric, report)
     accuracy = report.accuracy
     if budget.metric == "top1-drop" and accuracy is not None and accuracy.lost is not None:
         return _more_images(budget, accuracy)
+    if budget.metric == "snr":
+        return "images with one answer, or a single one, have no centred ratio; more images would decide it"
     if budget.metric in ("top1", "agreement"):
         return "more images would decide it"
     return "more queries would decide it"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dnexport.errors import UsageError
 from dnexport.report.html import Bundle, check_comparable, page_from_bundles
-from dnexport.spec.metrics import TargetReport, decibel_text
+from dnexport.spec.metrics import TargetReport
 from dnexport.spec.record import write_atomically
 from dnexport.spec.report import BundleReport, Report
 
@@ -107,7 +107,7 @@ def _agreement(target: TargetReport) -> str | None:
     if accuracy is None:
         return None
     where = "" if target.accuracy else "graph only: "
-    return f"{where}{accuracy.agreement:.1%}, {decibel_text(accuracy.snr_db)}"
+    return f"{where}{accuracy.agreement:.1%}, {accuracy.snr_text}"
 
 
 def _latency(target: TargetReport) -> str | None:

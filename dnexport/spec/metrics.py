@@ -58,7 +58,7 @@ class Accuracy(Record):
 
     Attributes:
         samples: images compared.
-        labelled: images among them whose label is known; 0 makes the three label metrics null.
+        labelled: images among them whose label is known; 0 makes the label metrics null, as one class does.
         top1: share of labelled images whose largest logit is the label's.
         top5: share of labelled images whose label is among the five largest logits.
         reference_top1: top-1 of the PyTorch reference on the same labelled images.
@@ -68,6 +68,8 @@ class Accuracy(Record):
         max_abs_error: largest |Δlogit|.
         max_abs_logit: largest |logit| of the reference, the scale of that error.
         snr_db: centred signal-to-noise ratio of the logits in decibel (`measure.accuracy`); None when exact.
+        centred: the images differ, so that there is a centred ratio; else, of one image or one answer to all, it is
+            uncentred, good for gross errors only.
         auroc: of multi-label networks, by class, the area under the ROC curve (`measure.accuracy`); None for a class of
             which not both answers are known; None for all others.
         reference_auroc: of the PyTorch reference on the same images.
@@ -93,6 +95,7 @@ class Accuracy(Record):
     max_abs_error: float
     max_abs_logit: float
     snr_db: float | None
+    centred: bool = True
     auroc: tuple[float | None, ...] | None = None
     reference_auroc: tuple[float | None, ...] | None = None
     drop_interval: tuple[float, float] | None = None
@@ -103,6 +106,16 @@ class Accuracy(Record):
     worst_classes: tuple[ClassDrop, ...] = ()
     shown: tuple[Shown, ...] = ()
     waited_share: float | None = None
+
+    @property
+    def one_class(self) -> bool:
+        """Labels are known and there is no top-1: the network has one class, which it always names."""
+        return self.labelled > 0 and self.top1 is None and self.divergence is not None
+
+    @property
+    def snr_text(self) -> str:
+        """The ratio in words, and where it is none that compares with others."""
+        return decibel_text(self.snr_db) + ("" if self.centred else " (not centred)")
 
     @property
     def drop(self) -> float | None:

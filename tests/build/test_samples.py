@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnexport.build.samples import check_disjoint, data_from_recipe, golden_from_test
+from dnexport.build.samples import data_from_recipe, golden_from_test
 from dnexport.data.datasets import digest_from_pixels, digits, synthetic
+from dnexport.data.disjoint import check_disjoint
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import CIFAR, DIGITS, IMAGENET
 from dnexport.spec.quantization import CalibrationSet, CalibrationTable

@@ -105,6 +105,15 @@ def test_undecodable_images_are_counted_and_named(tmp_path: Path) -> None:
         images_from_folder(tmp_path).pixels(TINY_PREPROCESS)
 
 
+def test_a_picture_of_no_known_range_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(np.full((8, 8), -1, np.float32)).save(tmp_path / "cat" / "depth.tif")
+    with pytest.raises(
+        DataError, match=r"1 cannot be decoded: .*depth\.tif \(an image of mode F has values from -1 to 0\)"
+    ):
+        images_from_folder(tmp_path).pixels(TINY_PREPROCESS)
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
@@ -213,3 +222,14 @@ def test_a_table_of_answers(tmp_path: Path) -> None:
     before = images.digest()
     (tmp_path / "xrays" / "labels.csv").write_text("image,Mass,Nodule\n2.png,1,0\n0.png,1,1\n1.png,0,0\n")
     assert images_from_folder(tmp_path / "xrays").digest() != before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_decode_the_same_pixels_in_the_same_order(threads: int, tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 11)
+    images = images_from_folder(tmp_path)
+    alone, together = (list(images.batches(TINY_PREPROCESS, 2, n)) for n in (0, threads))
+    assert [len(batch) for batch in together] == [2] * 5 + [1]
+    np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
+    assert not images.at_hand
+    assert synthetic(2, TINY_PREPROCESS).at_hand

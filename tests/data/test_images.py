@@ -1,3 +1,5 @@
+import base64
+import io
 import os
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnexport.data.images import input_from_pixels, pixels_from_file, pixels_from_image
+from dnexport.data.images import input_from_pixels, pixels_from_file, pixels_from_image, thumbnail_from_pixels
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import IMAGENET, Preprocess
 
@@ -32,6 +34,57 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     grey = pixels_from_image(picture("I;16"), SMALL).astype(int)
     assert np.abs(grey - pixels_from_image(picture("L"), SMALL).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("full_scale", [1.0, 255.0, 65535.0])
+def test_floats_are_scaled_from_the_range_that_holds_them(full_scale: float) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    values = grey.astype(np.float32) / np.float32(255) * np.float32(full_scale)
+    pixels = pixels_from_image(Image.fromarray(values), SMALL)
+    np.testing.assert_array_equal(pixels[:, :, 0], grey)
+
+
+@pytest.mark.parametrize("value", [-0.5, 7e4, np.nan, np.inf])
+def test_floats_of_no_known_range_are_refused(value: float) -> None:
+    values = np.zeros((8, 8), np.float32)
+    values[3, 3] = value
+    with pytest.raises(DataError, match=r"an image of mode F has values from .* to .*; scale it to 0 to 1"):
+        pixels_from_image(Image.fromarray(values), SMALL)
+
+
+def test_whole_numbers_to_one_stay_dark() -> None:
+    values = np.ones((8, 8), np.int32)
+    assert pixels_from_image(Image.fromarray(values), SMALL).max() == 1
+
+
+def opened(uri: str) -> Image.Image:
+    heading, _, content = uri.partition(",")
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert heading == f"data:image/{image.format.lower()};base64"
+    return image
+
+
+def test_a_thumbnail_is_small_upright_in_colour_and_repeats() -> None:
+    wide = Preprocess(input_size=(100, 200), resize=None)
+    ramp = Image.linear_gradient("L").resize((200, 100))
+    rgb = Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.ROTATE_180), Image.new("L", ramp.size)))
+    made = {}
+    for channels in ("rgb", "bgr"):
+        preprocess = wide.model_copy(update={"channels": channels})
+        made[channels] = thumbnail_from_pixels(pixels_from_image(rgb, preprocess), preprocess)
+    assert made["rgb"] == made["bgr"]
+    assert len(made["rgb"]) < 8_000
+    image = opened(made["rgb"])
+    assert image.size == (96, 48)
+    assert image.getpixel((10, 45))[0] > 200 > 50 > image.getpixel((10, 45))[1]
+
+
+def test_a_thumbnail_of_few_greys_is_exact_and_none_is_enlarged() -> None:
+    grey = Preprocess(input_size=(32, 32), resize=None, channels="grey", mean=(0.5,), std=(0.5,))
+    pixels = np.kron(np.eye(4, dtype=np.uint8) * 200, np.ones((8, 8), np.uint8))[:, :, None]
+    image = opened(thumbnail_from_pixels(pixels, grey))
+    assert (image.format, image.mode) == ("PNG", "L")
+    np.testing.assert_array_equal(np.asarray(image), pixels[:, :, 0])
 
 
 @given(st.integers(30, 400), st.integers(30, 400))

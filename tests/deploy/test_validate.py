@@ -1,11 +1,14 @@
 import dataclasses
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from dnexport.cli.render import accuracy_notes
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.validate import (
@@ -15,6 +18,8 @@ from dnexport.deploy.validate import (
     Samples,
     check_against,
     check_parity,
+    compared,
+    engine_logits,
     validate_engine,
 )
 from dnexport.errors import ParityFailed
@@ -82,6 +87,28 @@ def test_int8_of_random_weights_is_judged_by_the_second_runtime_only(
         validate_engine(Engine(target, tiny_graph, Precision.INT8), tiny_graph, trained, lambda *_: None)
     with pytest.raises(ParityFailed, match="where at least 60 dB are expected"):
         validate_engine(Engine(target, tiny_graph, Precision.FP32), tiny_graph, untrained, lambda *_: None)
+
+
+def test_the_share_of_the_time_that_the_engine_waited(tiny_graph: Path) -> None:
+    images = input_from_pixels(tiny_pixels(4), TINY_PREPROCESS)
+    reference = graph_logits(tiny_graph, images)
+
+    def slow(_: str) -> Iterator[np.ndarray]:
+        for start in range(0, 4, 2):
+            time.sleep(0.5)
+            yield images[start : start + 2]
+
+    engine = Engine(Target.parse("onnxruntime:cpu"), tiny_graph, Precision.FP32)
+    files = Samples(slow, 4, reference, np.full(4, -1), 4, at_hand=False)
+    answered = engine_logits(engine, files, lambda *_: None)
+    assert 0.8 < answered.waited_share < 1
+    found = compared(files, answered)
+    assert found.waited_share == answered.waited_share
+    (note,) = accuracy_notes(found)
+    assert note == f"the engine waited for decoded images during {found.waited_share:.0%} of its time"
+    assert accuracy_notes(found.model_copy(update={"waited_share": 0.1})) == []
+    at_hand = dataclasses.replace(files, at_hand=True)
+    assert compared(at_hand, engine_logits(engine, at_hand, lambda *_: None)).waited_share is None
 
 
 def test_a_real_engine_of_another_network_is_refused(tiny_graph: Path, tmp_path: Path) -> None:

@@ -23,9 +23,73 @@ def test_what_all_images_share_is_no_signal() -> None:
     assert snr_db(signal + shared, signal + shared + noise) == pytest.approx(snr_db(signal, signal + noise), abs=0.1)
 
 
-def test_equal_logits_are_exact_and_a_constant_reference_has_no_signal() -> None:
+def test_equal_logits_are_exact() -> None:
     assert snr_db(logits(), logits()) is None
-    assert snr_db(np.ones((4, 3), np.float32), logits(4, 3)) == 0
+    assert snr_db(np.zeros((4, 3), np.float32), logits(4, 3)) == 0
+
+
+@pytest.mark.parametrize("images", [1, 7])
+def test_one_answer_to_all_images_has_an_uncentred_ratio(images: int) -> None:
+    """It passes a good engine and fails one of another network, and is not said to be centred."""
+    reference = np.repeat(logits(1, 1000), images, axis=0)
+    reference += logits(images, 1000, seed=3) * np.float32(1e-6)  # float32 rounds each image its own way
+    good = reference + logits(images, 1000, seed=1) * np.float32(1e-2)
+    found, same = (accuracy_from_logits(reference, each, np.full(images, 3)) for each in (good, reference))
+    assert found.snr_db == pytest.approx(40, abs=0.5)
+    assert snr_db(reference, np.repeat(logits(1, 1000, seed=2), images, axis=0)) < 0
+    assert not found.centred
+    assert found.snr_text.endswith("dB (not centred)")
+    assert same.snr_text == "exact (not centred)"
+    assert accuracy_from_logits(logits(), logits(), np.full(200, -1)).centred
+
+
+def test_one_class_has_no_top1_and_its_logits_are_compared() -> None:
+    reference = logits(50, 1)
+    found = accuracy_from_logits(reference, reference * np.float32(1.01), np.zeros(50, np.int64))
+    assert found.one_class
+    assert (found.labelled, found.top1, found.top5, found.lost, found.calibration_error) == (50, None, None, None, None)
+    assert (found.agreement, found.drop, found.flipped_margin) == (1, None, None)
+    assert found.snr_db == pytest.approx(40, abs=0.5)
+    assert not accuracy_from_logits(logits(), logits(), np.zeros(200, np.int64)).one_class
+    assert not accuracy_from_logits(reference, reference, np.full(50, -1)).one_class
+
+
+@pytest.mark.parametrize("labels", [np.full(200, 10), np.zeros((200, 11), np.int8)])
+def test_labels_of_more_classes_are_refused(labels: np.ndarray) -> None:
+    with pytest.raises(DataError, match="labels of 11 classes are given for 10; give the data that it was trained on"):
+        accuracy_from_logits(logits(), logits(), labels)
+
+
+def test_changed_answers_are_shown_the_surest_first() -> None:
+    reference = np.zeros((20, 3), np.float32)
+    reference[:, 1] = np.arange(20)  # image 19 is the surest; of image 0 all classes are equal, the first is named
+    answers = reference.copy()
+    answers[5:, 2] = 30
+    labels = np.full(20, -1)
+    labels[18] = 1
+    shown = accuracy_from_logits(reference, answers, labels).shown
+    assert [each.index for each in shown] == list(range(19, 11, -1))
+    assert [each.label for each in shown[:3]] == [None, 1, None]
+    assert {(each.reference, each.engine, each.max_abs_error, each.thumbnail) for each in shown} == {(1, 2, 30, "")}
+    assert all(0.99 < each.margin <= 1 for each in shown)
+
+
+def test_where_no_answer_changed_the_largest_errors_are_shown() -> None:
+    reference = logits()
+    answers = reference.copy()
+    for image, error in ((7, 3), (9, 4), (3, 2)):
+        answers[image, reference[image].argmax()] += error
+    shown = accuracy_from_logits(reference, answers, np.arange(200) % 10).shown
+    assert [(each.index, each.label) for each in shown] == [(9, 9), (7, 7), (3, 3)]
+    assert [each.max_abs_error for each in shown] == pytest.approx([4, 3, 2], rel=1e-5)
+    assert accuracy_from_logits(reference, reference, np.full(200, -1)).shown == ()
+
+
+def test_of_a_multi_label_network_the_largest_errors_are_shown() -> None:
+    reference = logits()
+    shown = accuracy_from_logits(reference, -reference, np.zeros((200, 10), np.int8), multi_label=True).shown
+    furthest = np.argsort(-np.abs(reference).max(axis=1))[:4]
+    assert [(each.index, each.label) for each in shown] == [(index, None) for index in furthest]
 
 
 def test_counts() -> None:

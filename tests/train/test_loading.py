@@ -76,15 +76,15 @@ def test_decoded_once_mapped_from_then_on(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "cat", 5)
     write_images(tmp_path / "data" / "dog", 5)
     images = images_from_folder(tmp_path / "data")
-    first = stored_pixels(images, CIFAR, tmp_path / "store", workers=2)
+    first = stored_pixels(images, CIFAR, tmp_path / "store", threads=2)
     assert np.array_equal(first, images.pixels(CIFAR))
     (file,) = (tmp_path / "store").iterdir()
     stamp = file.stat().st_mtime_ns
-    again = stored_pixels(images_from_folder(tmp_path / "data"), CIFAR, tmp_path / "store", workers=0)
+    again = stored_pixels(images_from_folder(tmp_path / "data"), CIFAR, tmp_path / "store", threads=0)
     assert isinstance(again, np.memmap)
     assert file.stat().st_mtime_ns == stamp
     (tmp_path / "data" / "cat" / "0.png").unlink()
-    fewer = stored_pixels(images_from_folder(tmp_path / "data"), CIFAR, tmp_path / "store", workers=0)
+    fewer = stored_pixels(images_from_folder(tmp_path / "data"), CIFAR, tmp_path / "store", threads=0)
     assert len(fewer) == 9
 
 
@@ -92,7 +92,7 @@ def test_an_undecodable_picture_leaves_no_store(tmp_path: Path) -> None:
     write_images(tmp_path / "cat", 3)
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"\xff\xd8broken")
     with pytest.raises(DataError, match=r"1 image of 4 cannot be decoded: .*broken\.jpg"):
-        stored_pixels(images_from_folder(tmp_path), CIFAR, tmp_path / "store", workers=2)
+        stored_pixels(images_from_folder(tmp_path), CIFAR, tmp_path / "store", threads=2)
     assert not list((tmp_path / "store").iterdir())
 
 

@@ -1,0 +1,20 @@
+"""Images that have calibrated a network must not judge it."""
+
+from dnexport.data.datasets import ImageSet, digest_from_pixels
+from dnexport.errors import DataError
+from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.quantization import CalibrationTable
+
+
+def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preprocess, part: str = "test") -> None:
+    """Refuse calibration images that are also test, or tuning, images.
+
+    Raises:
+        DataError: some are; counted.
+    """
+    if table.synthetic:
+        return
+    seen = set(table.image_digests)
+    shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
+    if shared:
+        raise DataError(f"{shared} of {len(test)} {part} images were used for calibration", "keep the two apart")
