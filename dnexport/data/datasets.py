@@ -213,10 +213,9 @@ def splits_from_source(source: str, *, seed: int = 0) -> Splits:
     Raises:
         DataError: no such folder, nothing in it, an empty class, or classes that differ between the parts.
     """
-    if source == "digits":
-        return digits()
-    if (read := reader_for(Path(source))) is not None:
-        return _from_binary(source, read())
+    held = _held(source)
+    if held is not None:
+        return held
     parts = _parts(Path(source))
     if parts is None:
         split = Splits(*images_from_folder(Path(source)).split(0.2, seed))
@@ -238,12 +237,32 @@ def calibration_images(source: str) -> ImageSet:
     Raises:
         DataError: as `splits_from_source`.
     """
-    if source == "digits":
-        return digits().train
-    if (read := reader_for(Path(source))) is not None:
-        return _from_binary(source, read()).train
+    held = _held(source)
+    if held is not None:
+        return held.train
     parts = _parts(Path(source))
     return images_from_folder(parts[0] if parts else Path(source))
+
+
+def held_out_images(source: str) -> ImageSet:
+    """All that a source offers for testing: its held-out part, or the whole of a folder without parts.
+
+    Raises:
+        DataError: as `images_from_folder`.
+    """
+    held = _held(source)
+    if held is not None:
+        return held.test
+    root = Path(source)
+    return images_from_folder(_held_out(root) or root)
+
+
+def _held(source: str) -> Splits | None:
+    """The parts of the digits and of binary data, which are no folders of pictures."""
+    if source == "digits":
+        return digits()
+    read = reader_for(Path(source))
+    return None if read is None else _from_binary(source, read())
 
 
 def images_from_folder(root: Path) -> ImageSet:
@@ -376,12 +395,16 @@ def _members(labels: Sequence[int]) -> dict[int, list[int]]:
 
 def _parts(root: Path) -> tuple[Path, Path] | None:
     """The training part and the held-out part of a folder that has both."""
-    if not root.is_dir():
-        raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
-    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    held_out = _held_out(root)
     if (root / "train").is_dir() and held_out is None:
         raise DataError(f"data folder {root} has train/ but neither val/ nor test/", "add the held-out part")
     return (root / "train", held_out) if (root / "train").is_dir() and held_out else None
+
+
+def _held_out(root: Path) -> Path | None:
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist", "give a folder with one folder of images per class")
+    return next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
 
 
 def _images_in(folder: Path) -> list[Path]:

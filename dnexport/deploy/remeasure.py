@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnexport.bundle.session import runnable_target
 from dnexport.bundle.verify import Bundle
-from dnexport.data.datasets import splits_from_source
+from dnexport.data.datasets import ImageSet, held_out_images, splits_from_source
 from dnexport.data.disjoint import check_disjoint
 from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.engine import engine_from_bundle
@@ -128,7 +129,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
             "validating on other data needs PyTorch and the bundle's weights as the reference",
             "drop --data to validate on the golden samples",
         )
-    test = splits_from_source(data).test
+    test = _judging(bundle, data)
     test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
     if (table := bundle.calibration_table()) is not None:
         check_disjoint(table, test, manifest.preprocess)
@@ -146,6 +147,15 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
         trained=manifest.weights.trained,
         multi_label=manifest.multi_label,
     )
+
+
+def _judging(bundle: Bundle, data: str) -> ImageSet:
+    """The held-out part of the data, or all of a folder without parts; of the one that the bundle was built from, the
+    part that was held out then."""
+    test = held_out_images(data)
+    if Path(test.name).resolve() == Path(bundle.manifest.golden.source).resolve():
+        return splits_from_source(data).test
+    return test
 
 
 def golden_samples(bundle: Bundle) -> Samples:

@@ -13,6 +13,7 @@ from dnexport.data.datasets import (
     calibration_images,
     digest_from_pixels,
     digits,
+    held_out_images,
     images_from_folder,
     splits_from_source,
     synthetic,
@@ -182,6 +183,15 @@ def test_a_folder_of_loose_images_has_no_labels(tmp_path: Path) -> None:
     assert set(splits.train.labels) == {-1}
     assert splits.train.classes == ()
     assert len(calibration_images(str(tmp_path / "photos"))) == 10
+    assert len(held_out_images(str(tmp_path / "photos"))) == 10
+
+
+def test_what_is_held_out_needs_no_training_part(tmp_path: Path) -> None:
+    write_images(tmp_path / "val" / "cat", 3)
+    assert len(held_out_images(str(tmp_path))) == 3
+    write_images(tmp_path / "train" / "cat", 5)
+    assert len(held_out_images(str(tmp_path))) == 3
+    assert len(held_out_images("digits")) == 360
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data beside this checkout")

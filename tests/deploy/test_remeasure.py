@@ -78,7 +78,15 @@ def test_some_of_the_classes_keep_their_indices(bundle: Bundle, tmp_path: Path) 
     pictures(tmp_path / "data", IDS[2:], 10, 2)
     found = validated(bundle, tmp_path / "data")
     assert {each.label for each in found.shown} <= {2, 3}
-    assert found.labelled == 4
+    assert found.labelled == 20, "the whole of a folder without parts"
+
+
+def test_a_folder_that_was_split_for_the_build_is_split_again(tmp_path: Path) -> None:
+    pictures(tmp_path / "data", IDS[:2], 5, 5)
+    (tmp_path / "synset_words.txt").write_text(MAP)
+    made = recipe(tmp_path / "data", classes=4, precision="fp32")
+    bundle = build(made, tmp_path / "b", Silent(), bench=False).bundle
+    assert validated(bundle, tmp_path / "data").samples == bundle.reports[TARGET].accuracy.samples == 2
 
 
 def test_pictures_that_calibrated_are_counted_and_refused(bundle: Bundle, data: Path, tmp_path: Path) -> None:
