@@ -5,6 +5,7 @@ load → export → passes → reference → (calibrate → quantize) → each t
 
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, Referen
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress, Recording
 from dnexport.spec.recipe import Recipe
+from dnexport.spec.report import bundle_report, report_from_bundles
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,10 @@ def _pack(
         place(outcome, folder)
     manifest = _manifest(context, outcomes, referenced, int8, warnings)
     reports = {outcome.report.target: outcome.report for outcome in outcomes}
-    whole = Bundle(folder, manifest, reports)
+    whole = bundle_report(manifest, "", reports, str(output))
+    report = report_from_bundles([whole], shlex.join(["dnexport", "report", str(output)]))
     for name in ("report.html", "report.json"):
-        write_report([whole], [str(output)], folder / name)
+        write_report(report, folder / name)
     write_manifest(folder, manifest)
 
 

@@ -35,6 +35,7 @@ def bench(
     ] = True,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
     require: o.Require = None,
+    output: o.MeasuredReport = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -45,11 +46,14 @@ def bench(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
+        from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import documents, show_benchmarks, show_judgements
         from dnexport.deploy.remeasure import judged_again, measure_bundle, required_again
+        from dnexport.deploy.reports import report_of_benchmarks
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
+        check_report(output)
         opened = Bundle.open(bundle, expect_digest)
         budgets = required_again(opened, require)
         images = batch or opened.manifest.recipe.profile.within(1)
@@ -67,7 +71,12 @@ def bench(
         )
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         judged = judged_again(opened, budgets, {name: {"benchmark": each} for name, each in found.items()})
+        if output is not None:
+            command = again("bench", bundle, protocol.flags, target, require, output)
+            write_measured(report_of_benchmarks(opened, str(bundle), found, protocol, judged, command), output)
         view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))
         show_benchmarks(view, found)
         show_judgements(view, judged)
+        if output is not None:
+            view.say(f"report  {output.resolve()}")
         raise typer.Exit(exit_code(judged))

@@ -156,3 +156,7 @@ ExpectDigest = Annotated[
     typer.Option(help="The bundle's digest, as 'dnexport build' printed it; another is refused.", show_default=False),
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="One target of the bundle.", show_default=False)]
+MeasuredReport = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write a report of it: .json, .md or .html.", show_default=False),
+]

@@ -1,6 +1,7 @@
 """Results as the terminal shows them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dnexport.build.document import document_from_bundle
@@ -10,9 +11,11 @@ from dnexport.errors import DnexportError
 from dnexport.measure.budgets import ONE_CLASS
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
+from dnexport.spec.comparison import Comparison
 from dnexport.spec.latency import Benchmark, PartTime
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
+from dnexport.spec.report import Report
 
 _DASH = "–"
 _LONG_WAIT = 0.1
@@ -47,6 +50,21 @@ def show_judgements(view: Terminal, judged: Sequence[Judgement]) -> None:
     """A line a budget."""
     for each in judged:
         view.say(f"{each}")
+
+
+def report_document(report: Report, output: Path) -> dict[str, Any]:
+    """Where the report lies, and what changed since the baseline."""
+    found = {} if report.comparison is None else {"comparison": report.comparison.model_dump(mode="json")}
+    return {"report": str(output.resolve()), **found}
+
+
+def show_comparison(view: Terminal, comparison: Comparison) -> None:
+    """A row a metric, then what has no noise and changed."""
+    rows = [[row.engine, row.metric, row.old_text, row.new_text, str(row)] for row in comparison.rows]
+    view.table(["Engine", "Metric", "Then", "Now", "Verdict"], rows)
+    for fact in comparison.facts:
+        if fact.changed:
+            view.say(f"{fact}")
 
 
 def show_inspection(view: Terminal, found: dict[str, Any]) -> None:

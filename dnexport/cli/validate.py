@@ -11,6 +11,7 @@ def validate(
     expect_digest: o.ExpectDigest = None,
     data: o.Data = None,
     require: o.Require = None,
+    output: o.MeasuredReport = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -21,14 +22,21 @@ def validate(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
+        from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import accuracy_notes, accuracy_text, documents, show_judgements
         from dnexport.deploy.remeasure import judged_again, required_again, validate_bundle
+        from dnexport.deploy.reports import report_of_accuracy, tested_images
         from dnexport.measure.budgets import exit_code
 
+        check_report(output)
         opened = Bundle.open(bundle, expect_digest)
         budgets = required_again(opened, require)
         found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
         judged = judged_again(opened, budgets, {name: {"accuracy": v.accuracy} for name, v in found.items()})
+        if output is not None:
+            command = again("validate", bundle, ["--data", data] if data else [], target, require, output)
+            images = tested_images(opened, data)
+            write_measured(report_of_accuracy(opened, str(bundle), found, images, judged, command), output)
         view.document(documents({name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged))
         rows = [
             [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]
@@ -39,4 +47,6 @@ def validate(
             for note in accuracy_notes(each.accuracy):
                 view.say(f"  {name}: {note}")
         show_judgements(view, judged)
+        if output is not None:
+            view.say(f"report  {output.resolve()}")
         raise typer.Exit(exit_code(judged))

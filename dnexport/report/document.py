@@ -1,134 +1,135 @@
-"""A report as a record, for programs, and as Markdown, for pull requests."""
+"""A report's forms: JSON for programs, Markdown for pull requests, the page; only the page needs jinja2, matplotlib."""
 
-import shlex
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from dnexport.errors import UsageError
-from dnexport.report.html import Bundle, check_comparable, page_from_bundles
-from dnexport.spec.metrics import TargetReport
+from dnexport.errors import TargetUnavailable, UsageError
+from dnexport.report.columns import Column, accuracy_rows, columns_from_bundles, speed_rows
+from dnexport.spec.comparison import Comparison
 from dnexport.spec.record import write_atomically
-from dnexport.spec.report import BundleReport, Report
+from dnexport.spec.report import BundleReport, Report, json_from_report
 
 _DASH = "–"
 # In every form: the command that makes it again.
-_MARK = b"dnexport report "
-_Cell = Callable[[TargetReport], str | None]
+_MARK = re.compile(rb"dnexport (report|bench|validate) ")
+_PAGE_NEEDS = ("jinja2", "matplotlib")
 
 
-def report_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> Report:
-    """Bundles of one network as one record.
-
-    Args:
-        bundles: in the order of the columns.
-        paths: as the user named them.
+def check_output(output: Path) -> None:
+    """Refuse, before anything is measured, what `write_report` would refuse after it.
 
     Raises:
-        UsageError: bundles whose numbers do not compare.
-    """
-    check_comparable(bundles)
-    found = tuple(_of(bundle, path) for bundle, path in zip(bundles, paths, strict=True))
-    return Report(command=f"dnexport report {shlex.join(paths)}", bundles=found)
-
-
-def write_report(bundles: Sequence[Bundle], paths: Sequence[str], output: Path) -> None:
-    """Write the form that the suffix of ``output`` names; an earlier report there is replaced.
-
-    Raises:
-        UsageError: another suffix, a file there that is no report, or bundles whose numbers do not compare.
-        StorageError: the file system refuses.
+        UsageError: a suffix that names no form, or a file there that is no report.
+        TargetUnavailable: a page, which needs packages that are not installed.
     """
     if output.suffix not in _FORMS:
         raise UsageError(f"output {output} does not say which report it is", f"end it in {', '.join(_FORMS)}")
-    if output.exists() and (not output.is_file() or _MARK not in output.read_bytes()):
+    if output.exists() and (not output.is_file() or _MARK.search(output.read_bytes()) is None):
         raise UsageError(f"output {output} exists and is no report of dnexport", "choose another --output")
-    write_atomically(output, _FORMS[output.suffix](bundles, paths).encode())
+    missing = [name for name in _PAGE_NEEDS if find_spec(name) is None]
+    if output.suffix == ".html" and missing:
+        raise TargetUnavailable(
+            f"a page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"pip install {' '.join(missing)}, or write a .json here and 'dnexport report FILE.json' elsewhere",
+        )
 
 
-def _of(bundle: Bundle, path: str) -> BundleReport:
-    manifest = bundle.manifest
-    return BundleReport(
-        path=path,
-        name=manifest.name,
-        digest=bundle.digest,
-        network=manifest.arch_name,
-        parameters=manifest.arch.parameters,
-        precision=str(manifest.recipe.precision),
-        weights=manifest.weights,
-        preprocess=manifest.preprocess,
-        assumed=manifest.assumed,
-        input=manifest.recipe.input,
-        golden=manifest.golden,
-        reference=manifest.reference,
-        bench=manifest.recipe.measured,
-        environment=manifest.environment,
-        class_names=manifest.class_names,
-        multi_label=manifest.multi_label,
-        calibration=manifest.calibration,
-        targets=dict(bundle.reports),
-        warnings=manifest.warnings,
-    )
+def write_report(report: Report, output: Path) -> None:
+    """Write the form that the suffix of ``output`` names; an earlier report there is replaced.
+
+    Raises:
+        UsageError, TargetUnavailable: as `check_output`.
+        StorageError: the file system refuses.
+    """
+    check_output(output)
+    write_atomically(output, _FORMS[output.suffix](report).encode())
 
 
 def markdown_from_report(report: Report) -> str:
     """A table with a row an engine, verdicts on top, the machine and the command below."""
     first = report.bundles[0]
     name, weights = first.network or first.name, first.weights.file or first.weights.source
-    lines = [f"### {name}, {first.parameters:,} parameters, weights {weights}", ""]
+    lines = [f"### {_plain(name)}, {first.parameters:,} parameters, weights {_plain(weights)}", ""]
     if not first.weights.trained:
         lines += ["**Untrained**: latency and parity mean something, accuracy does not.", ""]
     judged = [each for b in report.bundles for t in b.targets.values() for each in t.judgements]
-    lines += [*(f"- {each}" for each in judged), *([""] if judged else [])]
-    rows = [(b.precision, t) for b in report.bundles for t in b.targets.values()]
-    columns = [title for title, cell in _COLUMNS.items() if any(cell(t) is not None for _, t in rows)]
-    lines += [_row("engine", *columns), _row(*["---"] * (len(columns) + 1))]
-    for precision, target in rows:
-        cells = [_COLUMNS[title](target) or _DASH for title in columns]
-        lines.append(_row(f"{precision.upper()} on {target.target}", *cells))
-    machine = first.environment
-    lines += ["", f"{machine.cpu}, {machine.cores} cores, {machine.system}. `{report.command}`", ""]
+    lines += [*(f"- {_plain(str(each))}" for each in judged), *([""] if judged else [])]
+    if report.comparison is not None:
+        lines += [*_comparison(report.comparison), ""]
+    columns = columns_from_bundles(report.bundles)
+    facts = {column.label: _facts(column) for column in columns}
+    titles = [title for title in _TITLES if any(title in found for found in facts.values())]
+    lines += [_row("engine", *(_TITLES[title] for title in titles)), _row(*["---"] * (len(titles) + 1))]
+    lines += [_row(label, *(found.get(title, _DASH) for title in titles)) for label, found in facts.items()]
+    lines += ["", *dict.fromkeys(_machine(bundle) for bundle in report.bundles), "", f"`{report.command}`", ""]
     return "\n".join(lines)
 
 
+def _facts(column: Column) -> dict[str, str]:
+    """What the table says of one engine, by title."""
+    rows = [*accuracy_rows([column]), *speed_rows([column])]
+    found = {row.title: row.cells[0].text or row.cells[0].note for row in rows if row.cells[0] is not None}
+    graph = column.report.graph_accuracy
+    if graph is not None and "Agreement with PyTorch" not in found:
+        found["Agreement with PyTorch"] = f"graph only: {graph.agreement:.1%}"
+    return {"status": column.report.status, **found}
+
+
+def _comparison(comparison: Comparison) -> list[str]:
+    lines = [f"Against `{_plain(comparison.baseline)}`:", ""]
+    lines += [_row("engine", "metric", "verdict"), _row("---", "---", "---")]
+    lines += [_row(row.engine, row.metric, _bold(str(row), row.verdict == "worse")) for row in comparison.rows]
+    changed = [fact for fact in comparison.facts if fact.changed]
+    lines += ["", *(f"- {_plain(str(fact))}" for fact in changed)]
+    return lines
+
+
+def _bold(text: str, strong: bool) -> str:
+    return f"**{text}**" if strong else text
+
+
+def _machine(bundle: BundleReport) -> str:
+    machine = bundle.environment
+    gpu = f"{machine.gpu['gpu']}, " if "gpu" in machine.gpu else ""
+    return _plain(f"{gpu}{machine.cpu}, {machine.cores} cores, {machine.system}.")
+
+
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _top1(target: TargetReport) -> str | None:
-    accuracy = target.accuracy
-    if accuracy is None or accuracy.top1 is None or accuracy.drop_interval is None:
-        return None
-    low, high = accuracy.drop_interval
-    return f"{accuracy.top1:.2%} (lost {accuracy.drop:+.2f} points, {low:+.2f} to {high:+.2f})"
+def _plain(text: str) -> str:
+    """In one line, and no HTML: names in a report come from elsewhere."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("\n", " "))
 
 
-def _agreement(target: TargetReport) -> str | None:
-    accuracy = target.accuracy or target.graph_accuracy
-    if accuracy is None:
-        return None
-    where = "" if target.accuracy else "graph only: "
-    return f"{where}{accuracy.agreement:.1%}, {accuracy.snr_text}"
+def _page(report: Report) -> str:
+    from dnexport.report.html import page_from_report  # a device has neither jinja2 nor matplotlib
+
+    return page_from_report(report)
 
 
-def _latency(target: TargetReport) -> str | None:
-    if target.benchmark is None:
-        return None
-    latency = target.benchmark.latency
-    tail = (("p90", latency.p90_ms), ("p99", latency.p99_ms))
-    return ", ".join([f"p50 {latency.p50_ms:.2f} ms", *(f"{name} {ms:.2f} ms" for name, ms in tail if ms is not None)])
-
-
-_FORMS: dict[str, Callable[[Sequence[Bundle], Sequence[str]], str]] = {
-    ".html": page_from_bundles,
-    ".json": lambda bundles, paths: report_from_bundles(bundles, paths).model_dump_json(indent=1) + "\n",
-    ".md": lambda bundles, paths: markdown_from_report(report_from_bundles(bundles, paths)),
+_FORMS: dict[str, Callable[[Report], str]] = {
+    ".html": _page,
+    ".json": json_from_report,
+    ".md": markdown_from_report,
 }
-_COLUMNS: dict[str, _Cell] = {
-    "status": lambda target: target.status,
-    "executed": lambda target: str(target.executed_precision) if target.executed_precision else None,
-    "size": lambda target: f"{target.bytes / 1e6:.1f} MB" if target.bytes is not None else None,
-    "top-1": _top1,
-    "agreement with PyTorch, SNR": _agreement,
-    "latency": _latency,
-    "over PyTorch's best form": lambda t: str(t.benchmark.over_best) if t.benchmark and t.benchmark.over_best else None,
+# By the title of the rows: the heading in the table.
+_TITLES = {
+    "status": "status",
+    "Executed precision": "executed",
+    "Engine size": "size",
+    "Top-1": "top-1",
+    "Loss of top-1, points": "lost, points",
+    "Agreement with PyTorch": "agreement with PyTorch",
+    "Logit SNR, centred": "SNR",
+    "Latency p50": "p50",
+    "Latency p99": "p99",
+    "Speed-up over PyTorch's best form": "over PyTorch's best form",
+    "p99 of queries of eight": "p99 of eight",
+    "Throughput at the best batch": "best batch",
+    "Cold start": "cold start",
+    "Peak memory": "memory",
 }

@@ -1,166 +1,117 @@
 """``report.html``: one self-contained page over one or several bundles."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import jinja2
 
-from dnexport.errors import UsageError
-from dnexport.report.plots import Distribution, latency_plot
-from dnexport.spec.latency import Benchmark
-from dnexport.spec.manifest import Manifest
-from dnexport.spec.metrics import Accuracy, Environment, TargetReport, decibel_text
+from dnexport.report.columns import (
+    Column,
+    accuracy_rows,
+    columns_from_bundles,
+    megabytes,
+    milliseconds,
+    speed_rows,
+    verdict_on,
+)
+from dnexport.report.plots import Distribution, Sweep, latency_plot, sweep_plot
+from dnexport.spec.latency import Benchmark, Conditions
+from dnexport.spec.metrics import Environment, Shown, decibel_text
+from dnexport.spec.report import BundleReport, Report
 
 
-@runtime_checkable
-class Bundle(Protocol):
-    """What the page needs of a bundle."""
-
-    @property
-    def path(self) -> Path:
-        """Its directory."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What it is."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its manifest."""
-
-    @property
-    def reports(self) -> Mapping[str, TargetReport]:
-        """One a target."""
-
-
-_LINES = ((0.999, "keeps MLPerf's 99.9\u00a0%"), (0.99, "keeps MLPerf's 99\u00a0%"))
-# What must be equal for two bundles' numbers to stand side by side.
-_IDENTITY: dict[str, Callable[[Manifest], object]] = {
-    "weights": lambda manifest: manifest.weights.digest,
-    "preprocessing": lambda manifest: manifest.preprocess,
-    "test images": lambda manifest: manifest.golden.test_digest,
-    "bench settings": lambda manifest: manifest.recipe.bench,
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One engine of the comparison."""
-
-    bundle: Bundle
-    report: TargetReport
-
-    @property
-    def precision(self) -> str:
-        """As asked."""
-        return str(self.bundle.manifest.recipe.precision)
-
-
-def check_comparable(bundles: Sequence[Bundle]) -> None:
-    """Refuse bundles whose numbers may not stand side by side.
-
-    Raises:
-        UsageError: the first difference.
-    """
-    first = bundles[0].manifest
-    for what, value in _IDENTITY.items():
-        odd = next((b for b in bundles if value(b.manifest) != value(first)), None)
-        if odd is not None:
-            raise UsageError(f"bundles {bundles[0].path} and {odd.path} differ in their {what}", "report on each alone")
-
-
-def page_from_bundles(bundles: Sequence[Bundle], paths: Sequence[str]) -> str:
-    """Render bundles of one network side by side.
-
-    Args:
-        bundles: in the order of the columns.
-        paths: as the user named them, for the command that reproduces the page.
-
-    Raises:
-        UsageError: bundles whose numbers do not compare.
-    """
-    check_comparable(bundles)
-    first = bundles[0].manifest
-    reports = [Column(bundle, report) for bundle in bundles for report in bundle.reports.values()]
-    engines = [column for column in reports if column.report.status == "validated"]
+def page_from_report(report: Report) -> str:
+    """Render the bundles of one network side by side."""
+    columns = columns_from_bundles(report.bundles)
+    engines = [column for column in columns if column.measured]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            manifest=first,
-            machines=_machines(bundles),
-            bundles=bundles,
+            report=report,
+            first=report.bundles[0],
+            bundles=report.bundles,
             engines=engines,
-            others=[column for column in reports if column.report.status != "validated"],
-            warnings=list(dict.fromkeys(w for bundle in bundles for w in bundle.manifest.warnings)),
+            others=[column for column in columns if not column.measured],
+            accuracy=accuracy_rows(engines),
+            speed=speed_rows(engines),
+            benchmarks=[column.report.benchmark for column in engines if column.report.benchmark],
+            warnings=list(dict.fromkeys(w for bundle in report.bundles for w in bundle.warnings)),
             notes=_notes(engines),
-            plot=_plot(engines),
-            command=f"dnexport report {shlex.join(paths)}",
-            judgements=[each for bundle in bundles for r in bundle.reports.values() for each in r.judgements],
-            verdict=[_verdict(column) for column in engines],
+            latencies=_latencies(engines),
+            sweep=_sweep(engines),
+            machines=_machines(report.bundles),
+            commands=list(dict.fromkeys(_bench_command(bundle) for bundle in report.bundles)),
+            judgements=[each for column in columns for each in column.report.judgements],
+            verdict=verdict_on,
+            says=_says,
+            conditions=_conditions,
         )
     )
 
 
-def _machines(bundles: Sequence[Bundle]) -> list[Environment]:
-    """The machines that the bundles were made on, each once; how busy one was does not make it another."""
-    found = [bundle.manifest.environment.model_copy(update={"load_average": None}) for bundle in bundles]
+def _machines(bundles: Sequence[BundleReport]) -> list[Environment]:
+    """The machines that were measured on, each once; how busy one was does not make it another."""
+    found = [bundle.environment.model_copy(update={"load_average": None}) for bundle in bundles]
     return [machine for index, machine in enumerate(found) if machine not in found[:index]]
 
 
-def _verdict(column: Column) -> str:
-    accuracy, benchmark = column.report.accuracy, column.report.benchmark
-    parts = []
-    if accuracy and accuracy.top1 is not None and accuracy.reference_top1 is not None:
-        changed = (accuracy.lost or 0) + (accuracy.gained or 0)
-        parts.append(
-            f"{accuracy.top1:.2%} top-1 against PyTorch's {accuracy.reference_top1:.2%}"
-            f" ({accuracy.lost} lost, {accuracy.gained} gained of {accuracy.labelled})"
-            if changed
-            else f"{accuracy.top1:.2%} top-1, every one of {accuracy.labelled} answers right or wrong as in PyTorch"
-        )
-    elif accuracy and (mean := accuracy.mean_auroc) is not None:
-        parts.append(f"mean AUROC {mean[0]:.4f} against PyTorch's {mean[1]:.4f} over {accuracy.labelled} images")
-    elif accuracy:
-        parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
-    if benchmark and benchmark.over_best:
-        parts.append(f"{benchmark.over_best} as fast as PyTorch's best form here")
-    return "; ".join(parts)
+def _bench_command(bundle: BundleReport) -> str:
+    return bundle.measured_by or shlex.join(["dnexport", "bench", bundle.path, *bundle.bench.flags])
 
 
-def _drop(accuracy: Accuracy) -> str:
-    if accuracy.drop_interval is None:
-        return "–"
-    low, high = accuracy.drop_interval
-    return f"{accuracy.drop:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def _kept(accuracy: Accuracy) -> str:
-    """The share of the reference's top-1, and which of MLPerf's lines it keeps."""
-    if accuracy.top1 is None or not accuracy.reference_top1:
-        return "–"
-    share = accuracy.top1 / accuracy.reference_top1
-    line = next((words for least, words in _LINES if share >= least), "below MLPerf's 99\u00a0%")
-    return f"{share:.2%}, {line}"
-
-
-def _plot(engines: Sequence[Column]) -> str | None:
+def _latencies(engines: Sequence[Column]) -> str | None:
     rows = []
     for column in engines:
         benchmark = column.report.benchmark
         if benchmark is None:
             continue
-        run = f" (run of {column.precision})" if len(engines) > 1 else ""
+        run = f" (run of {_short(column)})" if len(engines) > 1 else ""
         rows += [
             Distribution(f"PyTorch {r.form}{run}", "reference", r.latency.samples_ms) for r in benchmark.references
         ]
-        label = f"{column.precision.upper()} on {column.report.target}"
-        rows.append(Distribution(label, column.precision, benchmark.latency.samples_ms))
+        rows.append(Distribution(column.label, column.precision, benchmark.latency.samples_ms))
     return latency_plot(rows) if rows else None
+
+
+def _sweep(engines: Sequence[Column]) -> str | None:
+    found: list[Sweep] = []
+    for column in engines:
+        if column.report.benchmark is None or not column.report.benchmark.offline:
+            continue
+        where = f" ({column.machine})" if column.machine else ""
+        beside = f"PyTorch's best form{where}"
+        if any(each.beside == beside for each in found):
+            beside = ""  # once a machine
+        found.append(Sweep(column.label, column.precision, column.report.benchmark.offline, beside))
+    return sweep_plot(found) if found else None
+
+
+def _short(column: Column) -> str:
+    return f"{column.precision}, {column.machine}" if column.machine else column.precision
+
+
+def _says(column: Column, shown: Shown) -> str:
+    """What is to be seen in a thumbnail, for those who do not see it too."""
+    label = "" if shown.label is None else f", labelled {column.class_name(shown.label)}"
+    answer = f"PyTorch and the engine say {column.class_name(shown.engine)}"
+    if shown.reference != shown.engine:
+        answer = f"PyTorch says {column.class_name(shown.reference)}, the engine {column.class_name(shown.engine)}"
+    return f"Test image {shown.index}{label}: {answer}"
+
+
+def _conditions(reading: Conditions) -> str:
+    """One reading in a line."""
+    parts = {
+        "load {:.2f}": reading.load_average,
+        "processors {:.0f} MHz": reading.cpu_mhz,
+        "GPU {:.0f} MHz": reading.gpu_mhz,
+        "{:.0f} W": reading.gpu_watts,
+        "{:.0f} °C": reading.gpu_celsius,
+    }
+    known = [form.format(value) for form, value in parts.items() if value is not None]
+    return ", ".join([*known, *(f"held down: {reason}" for reason in reading.gpu_throttled)])
 
 
 def _notes(engines: Sequence[Column]) -> list[str]:
@@ -186,11 +137,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
-    environment.filters["area"] = lambda value: "–" if value is None else f"{value:.4f}"
-    environment.filters["ms"] = lambda value: "withheld" if value is None else f"{value:.2f} ms"
-    environment.filters["drop"] = _drop
-    environment.filters["kept"] = _kept
+    environment.filters["ms"] = milliseconds
     environment.filters["db"] = decibel_text
-    environment.filters["mb"] = lambda value: "–" if value is None else f"{value / 1e6:.1f} MB"
-    environment.filters["ratio"] = lambda value: "–" if value is None else str(value)
+    environment.filters["mb"] = megabytes
     return environment

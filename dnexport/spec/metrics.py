@@ -1,5 +1,6 @@
 """What is measured, as nouns: raw samples, unit, summary. Nothing here measures; `measure` does."""
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -294,3 +295,15 @@ class Environment(Record):
     power_mode: str | None = None
     python: str
     versions: dict[str, str]
+
+    @property
+    def hardware(self) -> tuple[object, ...]:
+        """What makes it another machine: drivers, packages and load do not."""
+        gpu = {name: value for name, value in self.gpu.items() if name != "driver"}
+        return self.machine, self.cpu, self.cpu_features, self.cores, gpu, self.power_mode
+
+    @property
+    def short_name(self) -> str:
+        """The GPU where there is one, else the processor and its cores."""
+        plain = re.sub(r"\((R|TM)\)| (CPU|Processor)\b| @.*", "", self.cpu)
+        return self.gpu.get("gpu") or f"{plain}, {self.cores} cores"

@@ -3,6 +3,7 @@
 A recipe file states only what differs from the defaults. Paths in it are relative to the file.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -77,6 +78,18 @@ class Bench(Record):
     scenarios: tuple[Scenario, ...] = ()
     cuda_graph: bool = True
     compile: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of ``dnexport bench``, for what is not its default."""
+        said = self.model_dump(exclude_defaults=True, exclude={"scenarios", "cuda_graph", "compile"})
+        names = {"block_s": "block", "duration_s": "duration"}
+        switches = {"--no-cuda-graph": not self.cuda_graph, "--compile": self.compile}
+        return (
+            *(word for name, value in said.items() for word in (f"--{names.get(name, name)}", str(value))),
+            *(word for scenario in self.scenarios for word in ("--scenario", scenario)),
+            *(flag for flag, given in switches.items() if given),
+        )
 
 
 class Recipe(Record):
@@ -256,6 +269,20 @@ def recipe_from_values(values: dict[str, Any], origin: str) -> Recipe:
     if isinstance(targets, list | tuple) and all(isinstance(text, str) for text in targets):
         values = {**values, "targets": expanded(targets, Path())}
     return _validated(Recipe, values, origin)
+
+
+def toml_from_recipe(recipe: Recipe) -> str:
+    """What a recipe says beyond the defaults, as a file that says the same."""
+    return "\n".join(_toml_lines(recipe.model_dump(mode="json", exclude_defaults=True, exclude_none=True), ""))
+
+
+def _toml_lines(values: dict[str, Any], table: str) -> list[str]:
+    tables = {key: value for key, value in values.items() if isinstance(value, dict) and value}
+    # JSON's strings, numbers, booleans and lists of them are TOML's too; all that a recipe holds are those.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if key not in tables]
+    head = [f"[{table}]"] if table and lines else []
+    below = (_toml_lines(value, f"{table}.{key}" if table else key) for key, value in tables.items())
+    return [*head, *lines, *(line for each in below for line in each)]
 
 
 def _validated(record: type[AnyRecord], values: dict[str, Any], origin: str) -> AnyRecord:

@@ -1,16 +1,19 @@
 """``report.json``: what a report says, for programs; `docs/report.schema.json` is its JSON Schema."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dnexport.errors import BadInput
-from dnexport.spec.manifest import CalibrationSummary, Golden, ReferenceRun, Weights
+from dnexport.errors import BadInput, UsageError
+from dnexport.spec.comparison import Comparison
+from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun, Weights
 from dnexport.spec.metrics import Environment, TargetReport
+from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import InputType, Preprocess
-from dnexport.spec.recipe import Bench
+from dnexport.spec.recipe import Bench, toml_from_recipe
 from dnexport.spec.record import Record, field_names, sentence_from_validation_error
 
 SCHEMA = 2
@@ -39,6 +42,8 @@ class BundleReport(Record):
         calibration: INT8 only.
         targets: what was built, executed and measured.
         warnings: of the build.
+        recipe: as resolved, in the TOML that ``dnexport build`` takes.
+        measured_by: the command that measured again after the build; None for the build's own numbers.
     """
 
     path: str
@@ -46,7 +51,7 @@ class BundleReport(Record):
     digest: str
     network: str | None
     parameters: int
-    precision: str
+    precision: Precision
     weights: Weights
     preprocess: Preprocess
     assumed: tuple[str, ...]
@@ -60,6 +65,8 @@ class BundleReport(Record):
     calibration: CalibrationSummary | None
     targets: dict[str, TargetReport]
     warnings: tuple[str, ...]
+    recipe: str
+    measured_by: str | None = None
 
 
 class Report(Record):
@@ -69,11 +76,79 @@ class Report(Record):
         schema_version: of this record.
         command: that makes the report again.
         bundles: in the order of the columns.
+        comparison: with an earlier report, where one was named.
     """
 
     schema_version: int = SCHEMA
     command: str
-    bundles: tuple[BundleReport, ...]
+    bundles: tuple[BundleReport, ...] = Field(min_length=1)
+    comparison: Comparison | None = None
+
+
+# What must be equal for the numbers of two to stand side by side.
+_IDENTITY: dict[str, Callable[[BundleReport], object]] = {
+    "weights": lambda bundle: bundle.weights.digest,
+    "preprocessing": lambda bundle: bundle.preprocess,
+    "test images": lambda bundle: bundle.golden.test_digest,
+    "bench settings": lambda bundle: bundle.bench,
+}
+
+
+def bundle_report(manifest: Manifest, digest: str, targets: Mapping[str, TargetReport], path: str) -> BundleReport:
+    """A bundle as a report shows it.
+
+    Args:
+        manifest: of the bundle.
+        digest: of the bundle.
+        targets: what was measured of each.
+        path: as the user named it.
+    """
+    return BundleReport(
+        path=path,
+        name=manifest.name,
+        digest=digest,
+        network=manifest.arch_name,
+        parameters=manifest.arch.parameters,
+        precision=manifest.recipe.precision,
+        weights=manifest.weights,
+        preprocess=manifest.preprocess,
+        assumed=manifest.assumed,
+        input=manifest.recipe.input,
+        golden=manifest.golden,
+        reference=manifest.reference,
+        bench=manifest.recipe.measured,
+        environment=manifest.environment,
+        class_names=manifest.class_names,
+        multi_label=manifest.multi_label,
+        calibration=manifest.calibration,
+        targets=dict(targets),
+        warnings=manifest.warnings,
+        recipe=toml_from_recipe(manifest.recipe),
+    )
+
+
+def report_from_bundles(bundles: Sequence[BundleReport], command: str, comparison: Comparison | None = None) -> Report:
+    """Bundles of one network side by side.
+
+    Args:
+        bundles: in the order of the columns; one bundle may stand there several times, measured on several machines.
+        command: that makes the report again.
+        comparison: with an earlier report.
+
+    Raises:
+        UsageError: numbers that may not stand side by side, with the first difference.
+    """
+    first = bundles[0]
+    for what, value in _IDENTITY.items():
+        odd = next((each for each in bundles if value(each) != value(first)), None)
+        if odd is not None:
+            raise UsageError(f"bundles {first.path} and {odd.path} differ in their {what}", "report on each alone")
+    return Report(command=command, bundles=tuple(bundles), comparison=comparison)
+
+
+def json_from_report(report: Report) -> str:
+    """The content of ``report.json``."""
+    return report.model_dump_json(indent=1) + "\n"
 
 
 def report_from_file(path: Path) -> Report:
