@@ -28,6 +28,8 @@ ERROR_RATE = 0.001
 # Of ten runs with a change of the detectable size, nine show it.
 _POWER = 0.9
 _LEAST_SETS = 2
+# Of a logarithm: where not even ten times as fast would be seen, no number is given.
+_NOTHING_SEEN = math.log(10)
 
 
 class Outcome(NamedTuple):
@@ -91,9 +93,10 @@ def speed_test(old: Ratio, new: Ratio) -> Outcome:
         return Outcome(100 * math.expm1(difference), float(difference == 0), lambda level: 0.0)
     degrees = sum(parts) ** 2 / sum(p * p / (len(logs) - 1) for p, logs in zip(parts, (before, after), strict=True))
 
-    def detectable(level: float) -> float:
-        wanted = special.stdtrit(degrees, 1 - level / 2) + special.stdtrit(degrees, _POWER)
-        return 100 * math.expm1(min(float(wanted) * error, 20.0))
+    def detectable(level: float) -> float | None:
+        # The noncentral t whose upper nine tenths lie beyond what is wanted of t.
+        wanted = float(special.nctdtrinc(degrees, 1 - _POWER, special.stdtrit(degrees, 1 - level / 2)))
+        return 100 * math.expm1(wanted * error) if wanted * error < _NOTHING_SEEN else None
 
     p = 2 * float(special.stdtr(degrees, -abs(difference) / error))
     return Outcome(100 * math.expm1(difference), p, detectable)

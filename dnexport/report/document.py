@@ -28,8 +28,8 @@ def check_output(output: Path) -> None:
         raise UsageError(f"output {output} does not say which report it is", f"end it in {', '.join(_FORMS)}")
     if output.exists() and (not output.is_file() or _MARK.search(output.read_bytes()) is None):
         raise UsageError(f"output {output} exists and is no report of dnexport", "choose another --output")
-    missing = [name for name in _PAGE_NEEDS if find_spec(name) is None]
-    if output.suffix == ".html" and missing:
+    missing = [name for name in _PAGE_NEEDS if output.suffix == ".html" and find_spec(name) is None]
+    if missing:
         raise TargetUnavailable(
             f"a page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
             f"pip install {' '.join(missing)}, or write a .json here and 'dnexport report FILE.json' elsewhere",

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from dnexport.errors import RecipeError
 from dnexport.spec.precision import Precision
-from dnexport.spec.recipe import Recipe, recipe_from_toml, recipe_from_values
+from dnexport.spec.quantization import CalibrationSet
+from dnexport.spec.recipe import (
+    Bench,
+    PreprocessChoice,
+    Recipe,
+    recipe_from_toml,
+    recipe_from_values,
+    toml_from_recipe,
+    tomllib,
+)
 
 recipes = st.builds(
     Recipe,
@@ -17,12 +26,29 @@ recipes = st.builds(
     precision=st.sampled_from(Precision),
     targets=st.lists(st.sampled_from(["auto", "tensorrt", "openvino:cpu"]), min_size=1, unique=True).map(tuple),
     batch=st.sampled_from(["1..1..8", "4", "2..4..16"]),
+    bench=st.builds(Bench, block_s=st.sampled_from([0.2, 1.5]), queries=st.sampled_from([None, 10**6])),
+    preprocess=st.builds(PreprocessChoice, mean=st.sampled_from([None, (0.5, 0.25, 1e-5)])),
+    calibration=st.builds(CalibrationSet, data=st.sampled_from([None, '/a "b"\\\n\u00e9'])),
 )
 
 
 @given(recipes)
 def test_a_stored_recipe_reads_back_equal(recipe: Recipe) -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@given(recipes)
+def test_a_recipe_as_toml_says_the_same(recipe: Recipe) -> None:
+    assert recipe_from_values(tomllib.loads(toml_from_recipe(recipe)), "test") == recipe
+
+
+def test_a_measurement_as_flags_says_the_same() -> None:
+    assert Bench().flags == ()
+    bench = Bench(
+        restarts=2, block_s=0.5, threads=1, duration_s=3, scenarios=("offline",), cuda_graph=False, compile=True
+    )
+    said = "--restarts 2 --block 0.5 --threads 1 --duration 3.0 --scenario offline --no-cuda-graph --compile"
+    assert bench.flags == tuple(said.split())
 
 
 RECIPES = sorted(path for path in (Path(__file__).parents[2] / "engines").glob("*.toml") if path.name != "fleets.toml")
