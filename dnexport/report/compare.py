@@ -232,7 +232,7 @@ def _other_settings(now: Column, then: Column, new: Benchmark, old: Benchmark) -
 
 def _other_ratio(form: str, old_form: str, new: Ratio | None, old: Ratio | None) -> str:
     if form != old_form:
-        return f"PyTorch's best form is {form}, was {old_form}"
+        return f"PyTorch's form is {form}, was {old_form}"
     for ratio, where in ((new, "now"), (old, "in the baseline")):
         if ratio is None:
             return f"it is withheld {where}"
@@ -288,13 +288,14 @@ def _all_versions(machine: Environment) -> dict[str, str]:
     return {**machine.versions, **driver, "Python": machine.python}
 
 
+def _form(index: int, benchmark: Benchmark) -> str:
+    """What the engine is compared with: eager PyTorch is the first of the references, the best form the last."""
+    return benchmark.references[index].form if benchmark.references else "none"
+
+
 _RATIOS: tuple[tuple[str, Callable[[Benchmark], str], Callable[[Benchmark], Ratio | None]], ...] = (
-    ("speed-up over PyTorch eager", lambda _: "eager", lambda benchmark: benchmark.over_eager),
-    (
-        "speed-up over PyTorch's best form",
-        lambda benchmark: benchmark.references[-1].form if benchmark.references else "none",
-        lambda benchmark: benchmark.over_best,
-    ),
+    ("speed-up over PyTorch eager", partial(_form, 0), lambda benchmark: benchmark.over_eager),
+    ("speed-up over PyTorch's best form", partial(_form, -1), lambda benchmark: benchmark.over_best),
 )
 # What must be equal for two accuracies to compare.
 _OF_ACCURACY: dict[str, Callable[[Column], object]] = {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dnexport.measure.accuracy import accuracy_from_logits
-from dnexport.measure.latency import Probe, alternate, ratio_from_blocks
+from dnexport.measure.latency import Probe, WarmUp, alternate, ratio_from_blocks
 from dnexport.report.compare import ERROR_RATE, agreement_test, compare, holm, speed_test, top1_test
 from dnexport.runtimes.isolate import Worker
 from dnexport.spec.latency import Benchmark, Ratio
@@ -102,6 +102,7 @@ def test_holms_correction() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_unchanged_pairs_raise_no_more_false_alarms_than_promised() -> None:
     """2,000 reports of four tests each: two may be wrong, and nine would have a probability below 10⁻³."""
     rng = np.random.default_rng(7)
@@ -195,11 +196,13 @@ def five_sets(milliseconds: float) -> Iterator[list[tuple[Worker, Worker]]]:
 
 def measured(sets: list[tuple[Worker, Worker]]) -> Benchmark:
     """A run as ``dnexport bench`` makes it, of small blocks."""
-    blocks = [alternate(pair, batch=1, block_s=0.01, enough=lambda rounds, _: rounds == 3) for pair in sets]
+    cold = [WarmUp(0, (), True)] * 2
+    blocks = [alternate(pair, cold, batch=1, block_s=0.01, enough=lambda rounds, _: rounds == 3) for pair in sets]
     found = ratio_from_blocks(*([each[index] for each in blocks] for index in (0, 1)))
     return benchmark(0.5, speedup=found).model_copy(update={"over_eager": found})
 
 
+@pytest.mark.slow
 def test_real_runs_are_flagged_only_where_the_engine_is_slower() -> None:
     """Twenty times two runs of the same, and three that wait 5 % longer."""
     with five_sets(0.5) as same, five_sets(0.525) as slower:
@@ -231,7 +234,7 @@ def test_what_cannot_be_compared_says_why() -> None:
         ),
         "it is withheld in the baseline": (of(now, benchmark=usual.model_copy(update={"over_eager": None})), "eager"),
         "one set of processes in the baseline tells no noise": (of(now, benchmark=one_set), "eager"),
-        "PyTorch's best form is channels-last bf16, was channels-last fp32": (
+        "PyTorch's form is channels-last bf16, was channels-last fp32": (
             of(now, benchmark=usual.model_copy(update={"references": (usual.references[0], other_form)})),
             "best form",
         ),

@@ -200,7 +200,7 @@ def test_what_is_measured_again_is_a_report_of_this_machine_now(bundle: Bundle, 
     done = run_cli("validate", str(bundle.path), "--require", "snr>=60", "-o", "validate.md", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "validate.md").read_text()
-    assert f"`dnexport validate {bundle.path} --output validate.md`" in text
+    assert f"`dnexport validate {bundle.path} --require 'snr>=60' --output validate.md`" in text
     assert text.count("passed: snr>=60dB") == 2
     (tmp_path / "notes.md").write_text("mine")
     done = run_cli("bench", str(bundle.path), "-o", "notes.md", cwd=tmp_path)
