@@ -13,6 +13,7 @@ from PIL import Image
 from dnexport.bundle.verify import Bundle
 from dnexport.models.zoo import module_from_seed
 from dnexport.spec.archs.densenet import DenseNetArch
+from dnexport.spec.report import report_from_file
 from tests.bundle.test_session import built
 
 LARGEST_MB = 200
@@ -62,11 +63,25 @@ def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle:
     for command in (
         ["compile", "--target", "onnxruntime:cpu"],
         ["validate", "--target", "onnxruntime:cpu"],
-        ["bench", "--target", "onnxruntime:cpu", "--restarts", "1", "--block", "0.02"],
+        [
+            "bench",
+            "--target",
+            "onnxruntime:cpu",
+            "--restarts",
+            "1",
+            "--block",
+            "0.02",
+            "-o",
+            str(tmp_path / "bench.json"),
+        ],
     ):
         done = run(device, command[0], str(bundle.path), *command[1:], "--json")
         assert done.returncode == 0, (command, done.stderr)
         assert "onnxruntime:cpu" in done.stdout
+    assert list(report_from_file(tmp_path / "bench.json").bundles[0].targets) == ["onnxruntime:cpu"]
+    page = run(device, "bench", str(bundle.path), "-o", str(tmp_path / "bench.html"))
+    assert page.returncode == 4
+    assert "a page needs jinja2 and matplotlib, which are not installed; pip install jinja2 matplotlib" in page.stderr
     Image.fromarray(bundle.golden().images[0]).save(tmp_path / "a.png")
     answer = run(device, "predict", str(bundle.path), str(tmp_path / "a.png"), "--json")
     assert answer.returncode == 0, answer.stderr

@@ -197,6 +197,10 @@ def _speed_rows(now: Column, then: Column) -> Iterator[_Row]:
         where = "now" if new is None else "for the baseline"
         yield _apart(now.label, "speed-up", f"latency was not measured {where}")
         return
+    if not new.references or not old.references:
+        where = "now" if not new.references else "for the baseline"
+        yield _apart(now.label, "speed-up", f"PyTorch was not measured beside it {where}")
+        return
     for metric, form, ratio in _RATIOS:
         if metric == "speed-up over PyTorch's best form" and {len(new.references), len(old.references)} == {1}:
             continue  # eager is the best form: the same ratio
@@ -290,7 +294,7 @@ def _all_versions(machine: Environment) -> dict[str, str]:
 
 def _form(index: int, benchmark: Benchmark) -> str:
     """What the engine is compared with: eager PyTorch is the first of the references, the best form the last."""
-    return benchmark.references[index].form if benchmark.references else "none"
+    return benchmark.references[index].form
 
 
 _RATIOS: tuple[tuple[str, Callable[[Benchmark], str], Callable[[Benchmark], Ratio | None]], ...] = (

@@ -239,6 +239,10 @@ def test_what_cannot_be_compared_says_why() -> None:
             "best form",
         ),
         "latency was not measured for the baseline": (of(now, benchmark=None), "speed-up"),
+        "PyTorch was not measured beside it for the baseline": (
+            of(now, benchmark=usual.model_copy(update={"references": ()})),
+            "speed-up",
+        ),
         "other weights": (now.model_copy(update={"weights": now.weights.model_copy(update={"digest": "x"})}), "top-1"),
         "other preprocessing": (
             now.model_copy(update={"preprocess": now.preprocess.model_copy(update={"mean": (0.1, 0.1, 0.1)})}),
