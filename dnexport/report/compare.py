@@ -28,8 +28,8 @@ ERROR_RATE = 0.001
 # Of ten runs with a change of the detectable size, nine show it.
 _POWER = 0.9
 _LEAST_SETS = 2
-# Of a logarithm: where not even ten times as fast would be seen, no number is given.
-_NOTHING_SEEN = math.log(10)
+# Of a logarithm: where not even a doubling would be seen, nothing is compared.
+_NOTHING_SEEN = math.log(2)
 
 
 class Outcome(NamedTuple):
@@ -175,6 +175,10 @@ def _judged(rows: Sequence[_Row]) -> Iterator[ComparedRow]:
         p = next(adjusted)
         verdict: Change = "unchanged" if p >= ERROR_RATE else "better" if test.change > 0 else "worse"
         detectable = test.detectable(ERROR_RATE / len(tests))
+        if verdict == "unchanged" and detectable is None:
+            hidden = "the sets of processes differ so much that" if row.unit == "×" else "the images are so few that"
+            yield row.model_copy(update={"reason": f"{hidden} no change would be seen"})
+            continue
         yield row.model_copy(update={"change": test.change, "p": p, "detectable": detectable, "verdict": verdict})
 
 

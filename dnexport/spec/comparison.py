@@ -53,8 +53,7 @@ class ComparedRow(Record):
         unit = "%" if self.unit == "×" else "points"
         if self.verdict != "unchanged":
             return f"{self.verdict} by {abs(self.change):.2g} {unit} (p = {self.p:.1g})"
-        seen = "" if self.detectable is None else f"; more than {self.detectable:.2g} {unit} would have been seen"
-        return f"no change beyond noise{seen}"
+        return f"no change beyond noise; more than {self.detectable:.2g} {unit} would have been seen"
 
 
 class Fact(Record):

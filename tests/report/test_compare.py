@@ -303,3 +303,12 @@ def test_the_command_says_it_and_its_exit_code_too(old: BundleReport, code: int,
     text = (tmp_path / "r.md").read_text()
     assert "Against `old.json`:" in text
     assert "`dnexport report new.json --baseline old.json`" in text
+
+
+def test_what_noise_hides_altogether_is_not_called_unchanged() -> None:
+    now = of(bundle(), benchmark=benchmark(3.2, speedup=ratio(4, 0.5)), accuracy=counted(0, 3))
+    found = compare([now], [now], "old")
+    reasons = {row.metric: row.reason for row in found.rows if row.verdict == "not comparable"}
+    assert reasons["speed-up over PyTorch eager"] == "the sets of processes differ so much that no change would be seen"
+    assert reasons["agreement with PyTorch"] == "the images are so few that no change would be seen"
+    assert found.exit_code == 7
