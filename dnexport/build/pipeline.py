@@ -36,14 +36,15 @@ from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import environment, package_versions
-from dnexport.report.document import write_report
+from dnexport.report.html import page_from_report
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.manifest import CalibrationSummary, Golden, Manifest, ReferenceRun
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress, Recording
 from dnexport.spec.recipe import Recipe
-from dnexport.spec.report import bundle_report, report_from_bundles
+from dnexport.spec.record import write_atomically
+from dnexport.spec.report import bundle_report, json_from_report, report_from_bundles
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,8 @@ def _pack(
     reports = {outcome.report.target: outcome.report for outcome in outcomes}
     whole = bundle_report(manifest, "", reports, str(output))
     report = report_from_bundles([whole], shlex.join(["dnexport", "report", str(output)]))
-    for name in ("report.html", "report.json"):
-        write_report(report, folder / name)
+    write_atomically(folder / "report.html", page_from_report(report).encode())
+    write_atomically(folder / "report.json", json_from_report(report).encode())
     write_manifest(folder, manifest)
 
 

@@ -54,7 +54,9 @@ LOCAL = ["--target", "onnxruntime:cpu", "--allow-execution", "f32"]
 CASES = {
     "an export over another file": (["export", "--arch", NAME, "--weights", "random", "-o", "typo.toml"], 2, "output typo.toml exists and is no graph; choose another --output"),
     "a table over another file": (["calibrate", "--arch", NAME, "--weights", "random", "--calibration-data", "synthetic", "-o", "good.pth"], 2, "output good.pth exists and is no calibration table; choose another --output"),
-    "a report over another file": (["report", "empty", "-o", "typo.toml"], 3, "empty is not a bundle"),
+    "a report of nothing": (["report", "empty", "-o", "x.md"], 3, "empty is not a bundle"),
+    "a report over another file": (["report", "empty", "-o", "typo.toml"], 2, "does not say which report it is"),
+    "a measurement into another file": (["bench", "empty", "-o", "typo.toml"], 2, "does not say which report it is"),
     "a budget on nothing": (build("--arch", NAME, "--require", "p98<=5ms"), 2, "is about an unknown metric; did you mean p9"),
     "a fleet that is not known": (build("--arch", NAME, "--target", "@jetson-orinn"), 2, "there is no fleet '@jetson-orinn'; did you mean @jetson-orin"),
     "a batch that descends": (build("--arch", NAME, "--batch", "4..2..8"), 2, "is not 1 <= min <= opt <= max"),
