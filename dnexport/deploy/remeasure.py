@@ -129,7 +129,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
             "validating on other data needs PyTorch and the bundle's weights as the reference",
             "drop --data to validate on the golden samples",
         )
-    test = _judging(bundle, data)
+    test = judging_images(bundle, data)
     test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
     if (table := bundle.calibration_table()) is not None:
         check_disjoint(table, test, manifest.preprocess)
@@ -149,7 +149,7 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
     )
 
 
-def _judging(bundle: Bundle, data: str) -> ImageSet:
+def judging_images(bundle: Bundle, data: str) -> ImageSet:
     """The held-out part of the data, or all of a folder without parts; of the one that the bundle was built from, the
     part that was held out then."""
     test = held_out_images(data)

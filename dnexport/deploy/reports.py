@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dnexport.bundle.verify import GOLDEN, Bundle
-from dnexport.data.datasets import splits_from_source
+from dnexport.deploy.remeasure import judging_images
 from dnexport.deploy.validate import Validated
 from dnexport.measure.environment import environment
 from dnexport.spec.budget import Judgement
@@ -91,7 +91,7 @@ def tested_images(bundle: Bundle, data: str | None) -> Golden:
     """What ``validate_bundle`` compares on: the test part of ``data``, or the golden samples."""
     golden = bundle.manifest.golden
     if data is not None:
-        test = splits_from_source(data).test
+        test = judging_images(bundle, data)
         return golden.model_copy(update={"source": test.name, "test_digest": test.digest()})
     if golden.samples == bundle.manifest.reference.samples:  # all test images travel
         return golden

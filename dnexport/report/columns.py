@@ -327,7 +327,7 @@ _ACCURACY: dict[str, Callable[[Column, Accuracy], Cell | None]] = {
     "Divergence of the softmax": lambda _, accuracy: (
         None if accuracy.divergence is None else Cell(f"{accuracy.divergence:.2g} nats")
     ),
-    "Logit SNR, centred": lambda _, accuracy: Cell(decibel_text(accuracy.snr_db)),
+    "Logit SNR, centred": lambda _, accuracy: Cell(accuracy.snr_text),
     "Largest |Δlogit|": lambda _, accuracy: Cell(f"{accuracy.max_abs_error:.3g}", f"of {accuracy.max_abs_logit:.3g}"),
 }
 _SPEED: dict[str, Callable[[Benchmark], Cell | None]] = {

@@ -22,7 +22,7 @@ from scipy import special
 from dnexport.report.columns import Column, columns_from_bundles, megabytes
 from dnexport.spec.comparison import Change, ComparedRow, Comparison, Fact
 from dnexport.spec.latency import Benchmark, Ratio
-from dnexport.spec.metrics import Accuracy, Environment, decibel_text
+from dnexport.spec.metrics import Accuracy, Environment
 from dnexport.spec.report import BundleReport
 
 ERROR_RATE = 0.001
@@ -285,7 +285,7 @@ def _facts(now: Column, then: Column) -> list[Fact]:
         ("executed precision", *(str(each.executed_precision or "not run") for each in (old, new))),
     ]
     if old.accuracy is not None and new.accuracy is not None:
-        found.append(("centred SNR", decibel_text(old.accuracy.snr_db), decibel_text(new.accuracy.snr_db)))
+        found.append(("centred SNR", old.accuracy.snr_text, new.accuracy.snr_text))
     return [Fact(engine=now.label, what=what, old=before, new=after) for what, before, after in found]
 
 
