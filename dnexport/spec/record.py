@@ -45,6 +45,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A ``did you mean`` clause, or the known names where none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    # One that is much nearer than the others is meant.
+    closeness = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in near}
+    near = [each for each in near if closeness[each] >= closeness[near[0]] - 0.2]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
 
 
