@@ -74,7 +74,7 @@ def bench(
         if output is not None:
             command = again("bench", bundle, protocol.flags, target, require, output)
             write_measured(report_of_benchmarks(opened, str(bundle), found, protocol, judged, command), output)
-        view.document(documents({name: each.model_dump(mode="json") for name, each in found.items()}, judged))
+        view.document(documents(opened, {name: each.model_dump(mode="json") for name, each in found.items()}, judged))
         show_benchmarks(view, found)
         show_judgements(view, judged)
         if output is not None:

@@ -40,10 +40,18 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
         view.say(f"report  {page}")
 
 
-def documents(measured: dict[str, dict[str, Any]], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
-    """What was measured of each target, with the budgets that were judged on it."""
-    budgets = {name: [each.model_dump(mode="json") for each in judged if each.target == name] for name in measured}
-    return {name: {**found, "budgets": budgets[name]} for name, found in measured.items()}
+def documents(
+    bundle: Bundle, measured: dict[str, dict[str, Any]], judged: Sequence[Judgement]
+) -> dict[str, dict[str, Any]]:
+    """What was measured of each target, the engine that it was measured on, and the budgets that were judged on it."""
+    return {
+        name: {
+            "engine_digest": bundle.reports[name].engine_digest,
+            **found,
+            "budgets": [each.model_dump(mode="json") for each in judged if each.target == name],
+        }
+        for name, found in measured.items()
+    }
 
 
 def show_judgements(view: Terminal, judged: Sequence[Judgement]) -> None:

@@ -37,7 +37,9 @@ def validate(
             command = again("validate", bundle, ["--data", data] if data else [], target, require, output)
             images = tested_images(opened, data)
             write_measured(report_of_accuracy(opened, str(bundle), found, images, judged, command), output)
-        view.document(documents({name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged))
+        view.document(
+            documents(opened, {name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged)
+        )
         rows = [
             [name, str(v.executed.execution), f"{v.accuracy.agreement:.2%}", accuracy_text(v.accuracy)]
             for name, v in found.items()
