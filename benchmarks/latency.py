@@ -31,10 +31,9 @@ from dnexport.deploy.engine import Engine, engine_from_bundle
 from dnexport.measure.conditions import Watch
 from dnexport.measure.latency import Blocks, Probe, alternate, latency_from_blocks, ratio_from_blocks, warmed_up
 from dnexport.runtimes.arrays import available_threads, whole_batches
-from dnexport.runtimes.gpu import gpu_names
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
-from dnexport.runtimes.torch_eager import Form, TorchSession, forms_on
+from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
 from dnexport.spec.latency import Latency, Ratio
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Silent
@@ -42,7 +41,7 @@ from dnexport.spec.recipe import recipe_from_values
 from dnexport.spec.target import Target
 
 # Sets of processes by images a query: fewer where queries take seconds.
-SETS = {1: 5, 8: 5, 32: 3}
+SETS = {1: 5, 8: 3, 32: 2}
 ROUNDS, BLOCK_S = 2, 0.2
 CANDIDATES = ("onnxruntime:cpu", "openvino:cpu", "onnxruntime:cuda", "tensorrt", "tensorrt-rtx")
 # By name: the precision, and where int8 is held.
@@ -118,8 +117,10 @@ def entrants_of(case: Case, network: str, weights: str, source: Path, python: st
     bundles = {name: bundle_of(case, network, weights, source, name) for name in OURS}
     factory = reference_factory(bundles["fp32"].manifest)
     assert factory is not None
-    forms = [*forms_on("cpu"), *(forms_on("cuda") if gpu_names() else ())]
-    if compiled:
+    with Worker("looking for a GPU with PyTorch") as worker:
+        devices: list[Device] = ["cpu", *(["cuda"] if worker.call(cuda_usable) else [])]
+    forms = [form for device in devices for form in forms_on(device)]
+    if compiled:  # in the half type, the faster one; each compiles for minutes
         forms += [dataclasses.replace(form, compiled=True) for form in forms if form.dtype != "fp32"]
     entrants = [Entrant("PyTorch", str(form), str(form.execution), opened_form(factory, form)) for form in forms]
     for target in (OWN, OPENVINO):

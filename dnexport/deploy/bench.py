@@ -141,8 +141,8 @@ def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, t
     for start in range(bench.restarts):
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(_opened(engine, images, bench)) for engine in engines]
-            enough = _enough(bench, range(len(engines)))
             warm = [warmed_up(worker, bench.batch, bench.block_s) for worker in workers]
+            enough = _enough(bench, range(len(engines)))
             blocks = alternate(workers, warm, batch=bench.batch, block_s=bench.block_s, enough=enough)
         for each, new in zip(found, blocks, strict=True):
             each.append(new)
@@ -160,6 +160,7 @@ class _References:
 
     Attributes:
         tried: by device, the median of each form's trial in milliseconds.
+        failed: why a form took no part.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class _References:
         self._factory, self._images, self._bench = factory, images, bench
         devices = _devices(engines) if factory else []
         self.tried: dict[Device, dict[Form, float]] = {device: {} for device in devices}
+        self.failed: dict[Form, str] = {}
 
     def best(self, device: Device) -> Form:
         """The fastest form there."""
@@ -182,7 +184,7 @@ class _References:
         """The forms that are kept, warmed up, in new processes; the first time all forms are tried."""
         sessions: dict[str, _Session] = {}
         for device, tried in self.tried.items():
-            found = self._opened(self.kept(device) or self._candidates(device), stack)
+            found = self._opened(self.kept(device) or forms_on(device, compiled=self._bench.compile), stack)
             if not tried:
                 tried.update({form: median(before.last_ms) for form, (_, before) in found.items()})
                 found |= self._single(device, stack)
@@ -190,10 +192,6 @@ class _References:
                     found.pop(form)[0].close()
             sessions |= {str(form): found[form] for form in self.kept(device)}
         return sessions
-
-    def _candidates(self, device: Device) -> list[Form]:
-        forms = list(forms_on(device))
-        return [*forms, dataclasses.replace(forms[-1], compiled=True)] if self._bench.compile else forms
 
     def _single(self, device: Device, stack: contextlib.ExitStack) -> dict[Form, _Session]:
         """The best form on one thread, where queries are so short that threads may cost more than they bring."""
@@ -217,8 +215,17 @@ class _References:
         # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since
         # it dies with the thread that started it.
         with ThreadPoolExecutor(len(workers)) as pool:
-            list(pool.map(create, forms))
-        return {form: (worker, warmed_up(worker, bench.batch, bench.block_s)) for form, worker in workers.items()}
+            pending = {form: pool.submit(create, form) for form in forms}
+        found = {}
+        for form, worker in workers.items():
+            try:
+                pending[form].result()
+                found[form] = worker, warmed_up(worker, bench.batch, bench.block_s)
+            except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
+                if form in self.kept(form.device) or form == Form(device=form.device):
+                    raise
+                self.failed[form] = str(exc)
+        return found
 
 
 def _devices(engines: Sequence[Engine]) -> list[Device]:
@@ -299,9 +306,11 @@ def _benchmark(
 ) -> Benchmark:
     record, device = records[str(engine.target)], _device(engine)
     kept = references.kept(device)
-    latency = functools.partial(latency_from_blocks, threads=bench.threads or available_threads())
+    threads = bench.threads or available_threads()
+    latency = functools.partial(latency_from_blocks, threads=threads)
     peaks = [peak for peak in record.peaks if peak is not None]
     speedups, notes = [], list(record.notes)
+    notes += [f"PyTorch {form} took no part: {why}" for form, why in references.failed.items() if form.device == device]
     for form in kept:
         ratio, note = _speedup(form, records[str(form)], record)
         speedups.append(ratio)
@@ -311,7 +320,13 @@ def _benchmark(
         latency=(own := latency(record.blocks, batch=bench.batch)),
         device=device_times_from_blocks(record.blocks),
         references=tuple(
-            Reference(form=str(form), latency=latency(records[str(form)].blocks, batch=bench.batch)) for form in kept
+            Reference(
+                form=str(form),
+                latency=latency_from_blocks(
+                    records[str(form)].blocks, batch=bench.batch, threads=1 if form.single else threads
+                ),
+            )
+            for form in kept
         ),
         forms_tried={str(form): ms for form, ms in references.tried.get(device, {}).items()},
         over_eager=speedups[0] if kept else None,

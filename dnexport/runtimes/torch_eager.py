@@ -5,7 +5,7 @@ A module comes from a factory, so that this file knows nothing of checkpoints or
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,14 +58,16 @@ class Form:
 EAGER = Form()
 
 
-def forms_on(device: Device) -> tuple[Form, ...]:
-    """The forms that compete there, eager FP32 first; compiling is left out, since it takes minutes."""
+def forms_on(device: Device, *, compiled: bool = False) -> tuple[Form, ...]:
+    """The forms that compete there, eager FP32 first.
+
+    Args:
+        device: where.
+        compiled: torch.compile competes too, which takes minutes.
+    """
     half: Literal["bf16", "fp16"] = "fp16" if device == "cuda" else "bf16"
-    return (
-        Form(device=device),
-        Form(layout="channels-last", device=device),
-        Form(layout="channels-last", dtype=half, device=device),
-    )
+    tuned = tuple(Form(layout="channels-last", dtype=dtype, device=device) for dtype in ("fp32", half))
+    return (Form(device=device), *tuned, *(replace(form, compiled=True) for form in tuned if compiled))
 
 
 def cuda_usable() -> bool:
