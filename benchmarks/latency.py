@@ -1,7 +1,8 @@
 """Latency side by side: ``python benchmarks/latency.py CIFAR10 IMAGES ENVIRONMENTS --plot FILE`` prints Markdown.
 
 CIFAR10 is a folder with ``train/`` and ``test/`` of class folders, IMAGES one of photographs, ENVIRONMENTS one in which
-NNCF's virtual environment is made, where it is not there yet. ``--network`` and ``--batch`` take some of them.
+NNCF's virtual environment is made, where it is not there yet. ``--network`` and ``--batch`` take some of them,
+``--sets`` another number of sets of processes.
 
 PyTorch in its forms; ONNX Runtime and OpenVINO on the graph as PyTorch exports it; NNCF's INT8 on OpenVINO; dnexport's
 FP32, FP16 and INT8 engines on each runtime that runs here. Each session is a process of its own; all of them answer in
@@ -40,9 +41,8 @@ from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
 from dnexport.spec.target import Target
 
-# Sets of processes by images a query: fewer where queries take seconds.
-SETS = {1: 5, 8: 3, 32: 2}
-ROUNDS, BLOCK_S = 2, 0.2
+BATCHES = (1, 8, 32)
+SETS, ROUNDS, BLOCK_S = 5, 2, 0.2
 CANDIDATES = ("onnxruntime:cpu", "openvino:cpu", "onnxruntime:cuda", "tensorrt", "tensorrt-rtx")
 # By name: the precision, and where int8 is held.
 OURS = {
@@ -90,7 +90,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--network", action="append", choices=["densenet-bc-40-12", "densenet121"])
-    parser.add_argument("--batch", action="append", type=int, choices=SETS)
+    parser.add_argument("--batch", action="append", type=int, choices=BATCHES)
+    parser.add_argument("--sets", type=int, default=SETS)
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     cifar, images = arguments.cifar.resolve(), arguments.images.resolve()
@@ -103,9 +104,11 @@ def main() -> None:
             weights = str(CHECKPOINT) if network == "densenet-bc-40-12" else "random"
             source = cifar if network == "densenet-bc-40-12" else images
             entrants = entrants_of(case, network, weights, source, python, compiled=not arguments.no_compile)
-            for batch in arguments.batch or SETS:
+            for batch in arguments.batch or BATCHES:
                 watch = Watch()
-                rows = measured(entrants, whole_batches(case.test[: max(16, batch)], batch), batch, watch)
+                rows = measured(
+                    entrants, whole_batches(case.test[: max(16, batch)], batch), batch, arguments.sets, watch
+                )
                 print(f"\n### {network}, batch {batch}\n\n{table(rows, watch)}", flush=True)
                 figures[f"{network}, batch {batch}"] = rows
     if arguments.plot:
@@ -157,7 +160,7 @@ def bundle_of(case: Case, network: str, weights: str, source: Path, name: str) -
         "precision": precision.value,
         "targets": targets,
         "allow_execution": ["bf16", "f32"] if precision is not Precision.FP32 else [],
-        "batch": f"1..1..{max(SETS)}",
+        "batch": f"1..1..{max(BATCHES)}",
         **({"arch": network} if weights == "random" else {}),
     }
     if precision is Precision.INT8:
@@ -182,9 +185,11 @@ def opened_form(factory: Callable[[], object], form: Form):  # type: ignore[no-u
     return opened
 
 
-def measured(entrants: Sequence[Entrant], images: np.ndarray, batch: int, watch: Watch) -> list[Row]:
+def measured(
+    entrants: Sequence[Entrant], images: np.ndarray, batch: int, sets_of_processes: int, watch: Watch
+) -> list[Row]:
     sets: list[list[Blocks]] = [[] for _ in entrants]
-    for _ in range(SETS[batch]):
+    for _ in range(sets_of_processes):
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(entrant.opened(images)) for entrant in entrants]
             warm = [warmed_up(worker, batch, BLOCK_S) for worker in workers]

@@ -164,7 +164,10 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
 
 def _judged(recipe: Recipe, outcome: TargetOutcome) -> TargetOutcome:
     found = judgements(recipe.budgets, outcome.report) if outcome.failure is None else ()
-    return dataclasses.replace(outcome, report=outcome.report.model_copy(update={"judgements": found}))
+    here = environment().hardware_digest if outcome.report.accuracy is not None else None
+    return dataclasses.replace(
+        outcome, report=outcome.report.model_copy(update={"judgements": found, "measured_on": here})
+    )
 
 
 def _pack(

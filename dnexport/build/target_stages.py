@@ -189,15 +189,7 @@ def _with_validation(
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
     if not report.companion:  # a companion is labelled with what it executes
         check_execution(engine.target, engine.precision, found.executed, context.recipe.allow_execution)
-    return report.model_copy(
-        update={
-            "status": "validated",
-            "accuracy": found.accuracy,
-            "cross_check": found.cross_check,
-            "executed_precision": found.executed.execution,
-            "proof": found.executed.proof,
-        }
-    )
+    return report.model_copy(update=found.fields)
 
 
 def _with_graph_accuracy(

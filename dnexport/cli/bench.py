@@ -1,39 +1,48 @@
 """``dnexport bench``"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dnexport.cli import options as o
+
+# What a bundle's recipe says of itself, where nothing else is said here.
+_DEFAULT: dict[str, Any] = {"show_default": "the bundle's recipe"}
 
 
 def bench(
     bundle: o.BundleFolder,
     target: o.TargetName = None,
     expect_digest: o.ExpectDigest = None,
-    restarts: Annotated[int, typer.Option(min=1, help="Sets of processes, one after another.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Alternations between engine and PyTorch in each set.")] = 2,
-    block: Annotated[float, typer.Option(min=0.01, help="Least length of a block of queries, seconds.")] = 0.2,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images a query.", show_default="1, or the least it takes")
+    restarts: Annotated[
+        int | None, typer.Option(min=1, help="Sets of processes, one after another.", **_DEFAULT)
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of every session.", show_default="all processors")
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Alternations between engine and PyTorch in each set.", **_DEFAULT)
     ] = None,
+    block: Annotated[
+        float | None, typer.Option(min=0.01, help="Least length of a block of queries, seconds.", **_DEFAULT)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a query.", **_DEFAULT)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every session.", **_DEFAULT)] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, help="Queries of each engine, at the least.", show_default=False)
+        int | None, typer.Option(min=1, help="Queries of each engine, at the least.", **_DEFAULT)
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0.01, help="Seconds of measuring, at the least.", show_default=False)
+        float | None, typer.Option(min=0.01, help="Seconds of measuring, at the least.", **_DEFAULT)
     ] = None,
     scenario: Annotated[
         list[o.ScenarioName] | None,
-        typer.Option(help="MLPerf's scenario to measure too; may be repeated.", show_default=False),
+        typer.Option(help="MLPerf's scenario to measure too; may be repeated.", **_DEFAULT),
     ] = None,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Launch a query as one CUDA graph, on a GPU.")
-    ] = True,
-    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile compete as a reference.")] = False,
+        bool | None,
+        typer.Option("--cuda-graph/--no-cuda-graph", help="Launch a query as one CUDA graph, on a GPU.", **_DEFAULT),
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Let torch.compile compete as a reference.", **_DEFAULT),
+    ] = None,
     require: o.Require = None,
     output: o.MeasuredReport = None,
     as_json: o.Json = False,
@@ -46,9 +55,10 @@ def bench(
     with terminal(as_json=as_json, quiet=quiet, debug=debug) as view:
         from dnexport.build.network import reference_factory
         from dnexport.bundle.verify import Bundle
+        from dnexport.cli.flags import said
         from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import documents, show_benchmarks, show_judgements
-        from dnexport.deploy.remeasure import judged_again, measure_bundle, required_again
+        from dnexport.deploy.remeasure import judged_again, measure_bundle, reports_now, required_again
         from dnexport.deploy.reports import report_of_benchmarks
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
@@ -56,26 +66,30 @@ def bench(
         check_report(output)
         opened = Bundle.open(bundle, expect_digest)
         budgets = required_again(opened, require)
-        images = batch or opened.manifest.recipe.profile.within(1)
-        protocol = Bench(
-            restarts=restarts,
-            rounds=rounds,
-            block_s=block,
-            batch=images,
-            threads=threads,
-            queries=queries,
-            duration_s=duration,
-            scenarios=tuple(each.value for each in scenario or ()),
-            cuda_graph=cuda_graph,
-            compile=compiled,
+        asked = said(
+            {
+                "restarts": restarts,
+                "rounds": rounds,
+                "block_s": block,
+                "batch": batch,
+                "threads": threads,
+                "queries": queries,
+                "duration_s": duration,
+                "scenarios": tuple(each.value for each in scenario or ()),
+                "cuda_graph": cuda_graph,
+                "compile": compiled,
+            }
         )
+        protocol = Bench.model_validate({**opened.manifest.recipe.measured.model_dump(), **asked})
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
-        judged = judged_again(opened, budgets, {name: {"benchmark": each} for name, each in found.items()})
+        reports = reports_now(opened, {name: {"benchmark": each} for name, each in found.items()})
+        judged = judged_again(budgets, reports)
+        command = again("bench", bundle, protocol.flags, target, require, output)
+        measured = report_of_benchmarks(opened, str(bundle), reports, protocol, judged, command)
         if output is not None:
-            command = again("bench", bundle, protocol.flags, target, require, output)
-            write_measured(report_of_benchmarks(opened, str(bundle), found, protocol, judged, command), output)
+            write_measured(measured, output)
         view.document(documents(opened, {name: each.model_dump(mode="json") for name, each in found.items()}, judged))
-        show_benchmarks(view, found)
+        show_benchmarks(view, measured)
         show_judgements(view, judged)
         if output is not None:
             view.say(f"report  {output.resolve()}")

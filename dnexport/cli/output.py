@@ -21,12 +21,18 @@ def check_report(output: Path | None) -> None:
 
 
 def again(
-    command: str, bundle: Path, flags: Sequence[str], target: str | None, require: Sequence[str] | None, output: Path
+    command: str,
+    bundle: Path,
+    flags: Sequence[str],
+    target: str | None,
+    require: Sequence[str] | None,
+    output: Path | None,
 ) -> str:
     """The command line that measures the same again."""
     named = ["--target", target] if target else []
     required = [word for text in require or () for word in ("--require", text)]
-    return shlex.join(["dnexport", command, str(bundle), *flags, *named, *required, "--output", str(output)])
+    written = ["--output", str(output)] if output else []
+    return shlex.join(["dnexport", command, str(bundle), *flags, *named, *required, *written])
 
 
 def write_measured(measured: BundleReport, output: Path) -> None:

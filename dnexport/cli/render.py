@@ -9,13 +9,14 @@ from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.measure.budgets import ONE_CLASS
+from dnexport.report.columns import Cell, columns_from_bundles, speed_rows
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
 from dnexport.spec.comparison import Comparison
 from dnexport.spec.latency import Benchmark, PartTime
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.preprocess import Preprocess
-from dnexport.spec.report import Report
+from dnexport.spec.report import BundleReport, Report
 
 _DASH = "–"
 _LONG_WAIT = 0.1
@@ -130,27 +131,22 @@ def _check_row(checked: Checked) -> list[str]:
     return [checked.target, checked.verdict, checked.reason, outcome, f"{checked.seconds:.1f}"]
 
 
-def show_benchmarks(view: Terminal, benchmarks: dict[str, Benchmark]) -> None:
-    """Percentiles, throughput and speed-up of each target, and what makes them weak."""
-    rows = [
-        [
-            name,
-            str(len(each.latency.samples_ms)),
-            _milliseconds(each.latency.p50_ms),
-            _milliseconds(each.latency.p90_ms),
-            _milliseconds(each.latency.p99_ms),
-            f"{each.latency.images_per_second:.0f}",
-            speedup_text(each),
-        ]
-        for name, each in benchmarks.items()
-    ]
-    view.table(["Target", "Queries", "p50", "p90", "p99", "Images/s", "Speed-up over PyTorch's best"], rows)
+def show_benchmarks(view: Terminal, measured: BundleReport) -> None:
+    """A row a metric, a column an engine; its time by part of the network; what makes the numbers weak."""
+    columns = columns_from_bundles([measured])
+    rows = [[row.title, *(_cell_text(cell) for cell in row.cells)] for row in speed_rows(columns)]
+    view.table(["", *(column.label for column in columns)], rows)
+    benchmarks = {column.report.target: column.report.benchmark for column in columns if column.report.benchmark}
     for name, each in benchmarks.items():
         if each.parts:
             view.say("")
             view.table([f"Part of {name}", "Time", "Share", "MMACs", "Bound by"], [_part_row(p) for p in each.parts])
     for note in dict.fromkeys(note for each in benchmarks.values() for note in each.notes):
         view.say(f"  {note}")
+
+
+def _cell_text(cell: Cell | None) -> str:
+    return _DASH if cell is None else "; ".join(part for part in cell if part)
 
 
 def _part_row(part: PartTime) -> list[str]:

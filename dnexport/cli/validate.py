@@ -24,7 +24,7 @@ def validate(
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import accuracy_notes, accuracy_text, documents, show_judgements
-        from dnexport.deploy.remeasure import judged_again, required_again, validate_bundle
+        from dnexport.deploy.remeasure import judged_again, reports_now, required_again, validate_bundle
         from dnexport.deploy.reports import report_of_accuracy, tested_images
         from dnexport.measure.budgets import exit_code
 
@@ -32,11 +32,12 @@ def validate(
         opened = Bundle.open(bundle, expect_digest)
         budgets = required_again(opened, require)
         found = validate_bundle(opened, target, data, reference_factory(opened.manifest), view)
-        judged = judged_again(opened, budgets, {name: {"accuracy": v.accuracy} for name, v in found.items()})
+        reports = reports_now(opened, {name: each.fields for name, each in found.items()})
+        judged = judged_again(budgets, reports)
         if output is not None:
             command = again("validate", bundle, ["--data", data] if data else [], target, require, output)
             images = tested_images(opened, data)
-            write_measured(report_of_accuracy(opened, str(bundle), found, images, judged, command), output)
+            write_measured(report_of_accuracy(opened, str(bundle), reports, images, judged, command), output)
         view.document(
             documents(opened, {name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged)
         )

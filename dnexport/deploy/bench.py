@@ -34,7 +34,7 @@ from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
-from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, Latency, PartTime, Ratio, Reference
+from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, PartTime, Ratio, Reference
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
@@ -130,8 +130,8 @@ def measure_engines(
             if start == bench.restarts - 1:
                 for name, engine in zip(names, engines, strict=True):
                     _profile(sessions[name][0], engine, records[name], bench.batch)
-        watch.read()
         tick(start + 1, bench.restarts)
+    watch.read()
     return {engine.target: _benchmark(records, engine, references, bench, watch) for engine in engines}
 
 
@@ -250,6 +250,7 @@ def _measure_set(
     with watch.span([worker.process for worker, _ in warm.values()]):
         for name, blocks in _alternated(warm, engines, bench.batch, bench).items():
             records.setdefault(name, _Record()).blocks.append(blocks)
+        watch.read()  # while processors and GPU are still warm from work
         if "multi-stream" in bench.scenarios:
             asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
             for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench).items():
@@ -315,9 +316,15 @@ def _benchmark(
         ratio, note = _speedup(form, records[str(form)], record)
         speedups.append(ratio)
         notes += [note] if note else []
+    beside = {str(form): records[str(form)] for form in kept}
     best = records[str(kept[-1])] if kept else None
+    queries = sum(blocks.queries for blocks in record.blocks)
+    quantiles = [("p90", 0.90, queries), ("p99", 0.99, queries)]
+    if record.multi_stream:
+        eights = sum(blocks.queries for blocks in record.multi_stream)
+        quantiles.append((f"p99 of queries of {MULTI_STREAM_BATCH}", 0.99, eights))
     return Benchmark(
-        latency=(own := latency(record.blocks, batch=bench.batch)),
+        latency=latency(record.blocks, batch=bench.batch),
         device=device_times_from_blocks(record.blocks),
         references=tuple(
             Reference(
@@ -344,7 +351,7 @@ def _benchmark(
         conditions=watch.readings,
         others_share=watch.others_share,
         parts=record.parts,
-        notes=(*notes, *_weaknesses(own, record, bench, bool(kept)), *_disturbances(records, watch)),
+        notes=(*notes, *_weaknesses(record, beside, bench, quantiles), *_disturbances(records, watch)),
     )
 
 
@@ -370,18 +377,31 @@ def _point(size: int, rates: Sequence[float], best: _Record | None) -> BatchPoin
     return BatchPoint(batch=size, images_per_second=value, low=low, high=high, reference=reference)
 
 
-def _weaknesses(latency: Latency, engine: _Record, bench: Bench, with_reference: bool) -> list[str]:
+def _weaknesses(
+    engine: _Record, references: Mapping[str, _Record], bench: Bench, quantiles: Sequence[tuple[str, float, int]]
+) -> list[str]:
+    """What makes the numbers weak.
+
+    Args:
+        engine: what was measured of it.
+        references: by form of PyTorch.
+        bench: how it was measured.
+        quantiles: name, quantile, and of how many queries.
+    """
     notes = []
-    queries = len(latency.samples_ms)
-    for label, quantile in (("p90", 0.90), ("p99", 0.99)):
+    for label, quantile, queries in quantiles:
         if queries < (needed := fewest_samples(quantile)):
             notes.append(
                 f"{label} is withheld: it needs {needed} queries, {queries} were measured;"
                 f" 'dnexport bench --queries {needed}' measures them"
             )
-    if unsteady := sum(not blocks.warm_up.steady for blocks in engine.blocks):
-        notes.append(f"{unsteady} of {len(engine.blocks)} warm-ups ended before the engine was steady within 3 %")
-    if not with_reference:
+    for what, record in {
+        "the engine": engine,
+        **{f"PyTorch {form}": each for form, each in references.items()},
+    }.items():
+        if unsteady := sum(not blocks.warm_up.steady for blocks in record.blocks):
+            notes.append(f"{unsteady} of {len(record.blocks)} warm-ups ended before {what} was steady within 3 %")
+    if not references:
         notes.append("no PyTorch reference here, so no speed-up")
     elif not bench.compile:
         notes.append("torch.compile was not among the PyTorch forms; 'dnexport bench --compile' adds it")

@@ -59,9 +59,10 @@ class Engine:
         """
         options = session_options(self.precision, self.target, threads or available_threads())
         options = dataclasses.replace(options, cuda_graph=cuda_graph)
+        gpu = self.target.device == "cuda"
         environment = runtime_for(self.target).environment(self.target)
         with Worker(f"{label} {self.target}", env=environment, threads=options.threads) as worker:
-            worker.create(Probe, functools.partial(open_session, self.file, self.target, options), images)
+            worker.create(Probe, functools.partial(open_session, self.file, self.target, options), images, gpu)
             yield worker
 
 

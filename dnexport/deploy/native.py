@@ -17,7 +17,7 @@ from dnexport.deploy.remeasure import golden_samples
 from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
 from dnexport.measure.budgets import judgements
-from dnexport.measure.environment import package_versions
+from dnexport.measure.environment import environment, package_versions
 from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import TargetReport
@@ -76,20 +76,14 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         "built_with": package_versions() | gpu_identity(),
         "notes": ("built on the machine it runs on",),
         # What was measured was of another engine.
-        **dict.fromkeys(("accuracy", "cross_check", "benchmark", "executed_precision")),
+        **dict.fromkeys(("accuracy", "cross_check", "benchmark", "executed_precision", "measured_on")),
     }
     if runtime_for(target).runs(target).usable:
         built = engine_from_report(report, engine, bundle.manifest.recipe)
         found = validate_engine(built, folder / "model.onnx", golden_samples(bundle), progress.advance)
         if not report.companion:
             check_execution(target, options.precision, found.executed, bundle.manifest.recipe.allow_execution)
-        update |= {
-            "status": "validated",
-            "accuracy": found.accuracy,
-            "cross_check": found.cross_check,
-            "executed_precision": found.executed.execution,
-            "proof": found.executed.proof,
-        }
+        update |= {**found.fields, "measured_on": environment().hardware_digest}
     report = report.model_copy(update=update)
     judged = judgements(bundle.manifest.recipe.budgets, report)
     _write(report.model_copy(update={"judgements": judged}), place)

@@ -25,13 +25,16 @@ from dnexport.deploy.validate import (
 )
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.budgets import judgements
+from dnexport.measure.environment import environment
 from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads
+from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import EAGER, TorchSession
 from dnexport.spec.budget import Budget, Judgement, budgets_from_texts
 from dnexport.spec.latency import Benchmark
+from dnexport.spec.metrics import TargetReport
 from dnexport.spec.progress import Progress
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
 from dnexport.spec.target import Target
@@ -108,18 +111,37 @@ def required_again(bundle: Bundle, require: Sequence[str] | None) -> tuple[Budge
     return budgets_from_texts(require or bundle.manifest.recipe.require)
 
 
-def judged_again(
-    bundle: Bundle, budgets: Sequence[Budget], measured: Mapping[str, Mapping[str, object]]
-) -> list[Judgement]:
-    """Budgets on what was measured now, the rest as the build measured it of the same engine.
+def reports_now(bundle: Bundle, measured: Mapping[str, Mapping[str, object]]) -> dict[str, TargetReport]:
+    """What is known of engines on this machine: what was measured now, the rest as it was measured on one like it.
+
+    What was measured elsewhere is of another machine, and left out.
 
     Args:
         bundle: verified.
-        budgets: `required_again`.
         measured: by target, fields of its report.
     """
-    reports = [bundle.reports[name].model_copy(update=dict(fields)) for name, fields in measured.items()]
-    return [each for report in reports for each in judgements(budgets, report)]
+    here = environment().hardware_digest
+    found = {}
+    for name, fields in measured.items():
+        earlier, known = bundle.reports[name], dict(fields)
+        if earlier.measured_on != here:
+            earlier = earlier.model_copy(update=dict.fromkeys(("accuracy", "cross_check", "benchmark")))
+            known = known if "proof" in known else {**known, **_executed(bundle, name)}
+        found[name] = earlier.model_copy(update={**known, "measured_on": here})
+    return found
+
+
+def _executed(bundle: Bundle, name: str) -> dict[str, object]:
+    """What an engine executes here, as fields of its report."""
+    engine = engine_from_bundle(bundle, Target.parse(name))
+    with engine.probe("running") as worker:
+        executed: Executed = worker.method("executed", engine.macs)
+    return {"executed_precision": executed.execution, "proof": executed.proof}
+
+
+def judged_again(budgets: Sequence[Budget], reports: Mapping[str, TargetReport]) -> list[Judgement]:
+    """Budgets on `reports_now`."""
+    return [each for report in reports.values() for each in judgements(budgets, report)]
 
 
 def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | None) -> Samples:
@@ -152,9 +174,10 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
 def judging_images(bundle: Bundle, data: str) -> ImageSet:
     """The held-out part of the data, or all of a folder without parts; of the one that the bundle was built from, the
     part that was held out then."""
-    test = held_out_images(data)
-    if Path(test.name).resolve() == Path(bundle.manifest.golden.source).resolve():
-        return splits_from_source(data).test
+    test, golden = held_out_images(data), bundle.manifest.golden
+    if Path(test.name).resolve() == Path(golden.source).resolve() and test.digest() != golden.test_digest:
+        held_out = splits_from_source(data).test
+        return held_out if held_out.digest() == golden.test_digest else test
     return test
 
 

@@ -143,6 +143,17 @@ class Validated:
     executed: Executed
     cross_check: CrossCheck | None
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """Of a target's report."""
+        return {
+            "status": "validated",
+            "accuracy": self.accuracy,
+            "cross_check": self.cross_check,
+            "executed_precision": self.executed.execution,
+            "proof": self.executed.proof,
+        }
+
 
 def validate_engine(engine: Engine, graph: Path, samples: Samples, tick: Callable[[int, int], None]) -> Validated:
     """Run an engine over the samples and compare.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dnexport.measure.statistics import paired_drop_interval, quantile_interval, share_interval
+from dnexport.measure.statistics import mean_interval, paired_drop_interval, quantile_interval, share_interval
 from dnexport.spec.budget import METRICS, Budget, Judgement, Verdict
 from dnexport.spec.latency import Latency
 from dnexport.spec.metrics import Accuracy, TargetReport
@@ -83,12 +83,16 @@ def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
 
 def _of_latency(metric: str, latency: Latency) -> _Found:
     if metric == "throughput":
-        low, high = quantile_interval(latency.samples_ms, 0.5)
-        slowest, fastest = (None if end is None else 1e3 * latency.batch / end for end in (high, low))
-        return 1e3 * latency.batch / latency.p50_ms, slowest, fastest
-    values = {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms}
+        fastest, slowest = mean_interval(latency.samples_ms)
+        most = 1e3 * latency.batch / fastest if fastest else None
+        return latency.images_per_second, 1e3 * latency.batch / slowest, most
     low, high = quantile_interval(latency.samples_ms, _QUANTILES[metric])
-    return values[metric], low, high
+    if metric == "p50":
+        return latency.p50_ms, low, high
+    # Above, the bound that the report shows.
+    if metric == "p90":
+        return latency.p90_ms, low, latency.p90_bound_ms
+    return latency.p99_ms, low, latency.p99_bound_ms
 
 
 def _reason(budget: Budget, value: float | None, report: TargetReport) -> str:

@@ -52,13 +52,16 @@ class Watch:
 
 
 def _processors() -> tuple[float, float] | None:
-    """Seconds that all processors have worked, for whomever, and seconds they have had."""
+    """Seconds that the processors of this process have worked, for whomever, and seconds they have had."""
     try:
-        fields = [float(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:]][_BUSY]
-    except (OSError, ValueError, IndexError):
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        ours = {f"cpu{index}" for index in os.sched_getaffinity(0)}
+        rows = [[float(each) for each in line[1:]][_BUSY] for line in lines if line and line[0] in ours]
+    except (OSError, ValueError, AttributeError):
         return None
     ticks = os.sysconf("SC_CLK_TCK")
-    return (sum(fields) - sum(fields[index] for index in _IDLE)) / ticks, sum(fields) / ticks
+    idle = sum(row[index] for row in rows for index in _IDLE)
+    return (sum(map(sum, rows)) - idle) / ticks, sum(map(sum, rows)) / ticks
 
 
 def _own(processes: Sequence[int]) -> float | None:

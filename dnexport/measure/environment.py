@@ -76,7 +76,7 @@ def package_versions() -> dict[str, str]:
 
 
 def installed_bytes(packages: Iterable[str]) -> int | None:
-    """What packages take on disk, without what they depend on; None where one's files are not recorded."""
+    """What packages take on disk, without what they depend on; None where there is none, or one's files are unknown."""
     total = 0
     for name in packages:
         try:
@@ -87,7 +87,7 @@ def installed_bytes(packages: Iterable[str]) -> int | None:
             return None
         paths = [Path(str(entry.locate())) for entry in recorded]
         total += sum(path.stat().st_size for path in paths if path.is_file())
-    return total
+    return total or None
 
 
 def machine_identity() -> list[str]:

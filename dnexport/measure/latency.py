@@ -66,13 +66,14 @@ class Probe:
     Args:
         factory: opens the session.
         images: what blocks of queries take in turn; None where only logits are asked for.
+        on_gpu: it works there, so that what the GPU takes is its own.
     """
 
-    def __init__(self, factory: Callable[[], Session], images: Fed | None = None) -> None:
+    def __init__(self, factory: Callable[[], Session], images: Fed | None = None, on_gpu: bool = False) -> None:
         began = time.perf_counter()
         self._session = factory()
         self._open_ms = (time.perf_counter() - began) * 1e3
-        self._images = images
+        self._images, self._on_gpu = images, on_gpu
         self._next = 0
 
     def executed(self, macs: Mapping[str, int]) -> Executed:
@@ -113,7 +114,7 @@ class Probe:
             self._session(self._query(batch))
         times: list[float] = []
         phases: list[Phases] = []
-        energy = gpu_millijoules()
+        energy = gpu_millijoules() if self._on_gpu else None
         end = time.perf_counter() + block_s
         while len(times) < LEAST_QUERIES or time.perf_counter() < end:
             images = self._query(batch)
@@ -122,7 +123,7 @@ class Probe:
             times.append((time.perf_counter() - start) * 1e3)
             if (told := self._session.phases()) is not None:
                 phases.append(told)
-        after = gpu_millijoules() if phases else None
+        after = gpu_millijoules() if self._on_gpu else None
         return Block(tuple(times), tuple(phases), None if energy is None or after is None else after - energy)
 
     def kernel_times(self, batch: int) -> tuple[KernelTime, ...] | None:

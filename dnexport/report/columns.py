@@ -1,10 +1,12 @@
 """The engines of a report as columns, and what is said of each in a table's cells, whatever the table is written in."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+from dnexport.spec.budget import Verdict
 from dnexport.spec.latency import Benchmark, Latency, Ratio
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.report import BundleReport
@@ -20,11 +22,13 @@ class Column:
         bundle: that it is of.
         report: what is known of it.
         machine: it was measured on; empty where all columns were measured on the same one.
+        which: of several bundles with such an engine, as the user named it; else empty.
     """
 
     bundle: BundleReport
     report: TargetReport
     machine: str = ""
+    which: str = ""
 
     @property
     def precision(self) -> str:
@@ -34,8 +38,12 @@ class Column:
     @property
     def label(self) -> str:
         """In a line."""
-        where = f" ({self.machine})" if self.machine else ""
-        return f"{self.precision.upper()} on {self.report.target}{where}"
+        return f"{self.precision.upper()} on {self.report.target}{f' ({self.where})' if self.where else ''}"
+
+    @property
+    def where(self) -> str:
+        """Machine and bundle, as far as they tell columns apart."""
+        return ", ".join(part for part in (self.machine, self.which) if part)
 
     def class_name(self, index: int) -> str:
         """Of a class."""
@@ -77,11 +85,13 @@ class Row(NamedTuple):
 def columns_from_bundles(bundles: Sequence[BundleReport]) -> list[Column]:
     """Every target of every bundle, in order."""
     several = any(bundle.environment.hardware != bundles[0].environment.hardware for bundle in bundles)
-    return [
+    columns = [
         Column(bundle, target, bundle.environment.short_name if several else "")
         for bundle in bundles
         for target in bundle.targets.values()
     ]
+    count = Counter(column.label for column in columns)
+    return [replace(each, which=each.bundle.path) if count[each.label] > 1 else each for each in columns]
 
 
 def accuracy_rows(columns: Sequence[Column]) -> list[Row]:
@@ -125,7 +135,15 @@ def accuracy_rows(columns: Sequence[Column]) -> list[Row]:
 def speed_rows(columns: Sequence[Column]) -> list[Row]:
     """What they gained, and what they take."""
     benched = {title: partial(_of_benchmark, cell) for title, cell in _SPEED.items()}
-    return _rows(columns, {**benched, "Engine size": _size})
+    return _rows(columns, {**benched, "Engine size": _size, "Bundle size": _bundle_size})
+
+
+def verdicts_of(column: Column) -> list[tuple[str, Verdict]]:
+    """The budgets of an engine in words, and what became of each."""
+    return [
+        (str(each).replace(f" on {each.target}: ", f" on {column.label}: ", 1), each.verdict)
+        for each in column.report.judgements
+    ]
 
 
 def verdict_on(column: Column) -> str:
@@ -203,6 +221,10 @@ def _executed(column: Column) -> Cell | None:
 
 def _size(column: Column) -> Cell | None:
     return Cell(megabytes(column.report.bytes)) if column.report.bytes is not None else None
+
+
+def _bundle_size(column: Column) -> Cell | None:
+    return Cell(megabytes(column.bundle.bytes)) if column.bundle.bytes is not None else None
 
 
 def _cross_check(column: Column) -> Cell | None:
@@ -314,6 +336,12 @@ def _energy(benchmark: Benchmark) -> Cell | None:
     return None if used is None else Cell(f"{used:.3g} mJ an image", "of the GPU")
 
 
+def _waited(_: Column, accuracy: Accuracy) -> Cell | None:
+    if accuracy.waited_share is None:
+        return None
+    return Cell(f"{accuracy.waited_share:.0%}", "of the engine's time, while it was validated")
+
+
 _ACCURACY: dict[str, Callable[[Column, Accuracy], Cell | None]] = {
     "Mean AUROC": _mean_auroc,
     "Top-1": lambda _, accuracy: _share(accuracy.top1),
@@ -328,8 +356,15 @@ _ACCURACY: dict[str, Callable[[Column, Accuracy], Cell | None]] = {
         None if accuracy.divergence is None else Cell(f"{accuracy.divergence:.2g} nats")
     ),
     "Logit SNR, centred": lambda _, accuracy: Cell(accuracy.snr_text),
+    "Waited for images": _waited,
     "Largest |Δlogit|": lambda _, accuracy: Cell(f"{accuracy.max_abs_error:.3g}", f"of {accuracy.max_abs_logit:.3g}"),
 }
+
+
+def _warm_up(benchmark: Benchmark) -> Cell:
+    return Cell(f"{benchmark.latency.warm_up_queries} queries", "before the first that counts, over all starts")
+
+
 _SPEED: dict[str, Callable[[Benchmark], Cell | None]] = {
     "Speed-up over PyTorch's best form": lambda benchmark: _speedup(benchmark, benchmark.over_best, -1),
     "Speed-up over PyTorch eager": lambda benchmark: _speedup(benchmark, benchmark.over_eager, 0),
@@ -343,6 +378,7 @@ _SPEED: dict[str, Callable[[Benchmark], Cell | None]] = {
     "Throughput, one query at a time": lambda benchmark: Cell(f"{benchmark.latency.images_per_second:,.0f} images/s"),
     "Throughput at the best batch": _best_batch,
     "Cold start": _cold,
+    "Warm-up": _warm_up,
     "Energy": _energy,
     "Peak memory": lambda benchmark: (
         None if benchmark.peak_memory_bytes is None else Cell(megabytes(benchmark.peak_memory_bytes), "of the process")

@@ -234,6 +234,13 @@ def _other_settings(now: Column, then: Column, new: Benchmark, old: Benchmark) -
     if here.hardware != there.hardware:
         return f"another machine: {here.short_name}, was {there.short_name}"
     for what, is_now, was in (
+        ("network", now.bundle.network, then.bundle.network),
+        ("parameters", now.bundle.parameters, then.bundle.parameters),
+        ("preprocessing", str(now.bundle.preprocess), str(then.bundle.preprocess)),
+        ("input", now.bundle.input, then.bundle.input),
+        ("governor", here.governor, there.governor),
+        # It is what the engine is compared with.
+        ("PyTorch", here.versions.get("torch"), there.versions.get("torch")),
         ("threads", new.latency.threads, old.latency.threads),
         ("batch", new.latency.batch, old.latency.batch),
     ):

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dnexport.errors import TargetUnavailable, UsageError
-from dnexport.report.columns import Column, accuracy_rows, columns_from_bundles, speed_rows
+from dnexport.report.columns import Column, accuracy_rows, columns_from_bundles, speed_rows, verdicts_of
 from dnexport.spec.comparison import Comparison
 from dnexport.spec.record import write_atomically
 from dnexport.spec.report import BundleReport, Report, json_from_report
@@ -54,16 +54,18 @@ def markdown_from_report(report: Report) -> str:
     lines = [f"### {_plain(name)}, {first.parameters:,} parameters, weights {_plain(weights)}", ""]
     if not first.weights.trained:
         lines += ["**Untrained**: latency and parity mean something, accuracy does not.", ""]
-    judged = [each for b in report.bundles for t in b.targets.values() for each in t.judgements]
-    lines += [*(f"- {_plain(str(each))}" for each in judged), *([""] if judged else [])]
+    columns = columns_from_bundles(report.bundles)
+    judged = [text for column in columns for text, _ in verdicts_of(column)]
+    lines += [*(f"- {_plain(text)}" for text in judged), *([""] if judged else [])]
+    notes = [f"- {_plain(f'{column.label}: {note}')}" for column in columns for note in column.report.notes]
     if report.comparison is not None:
         lines += [*_comparison(report.comparison), ""]
-    columns = columns_from_bundles(report.bundles)
-    facts = {column.label: _facts(column) for column in columns}
-    titles = [title for title in _TITLES if any(title in found for found in facts.values())]
+    facts = [(column.label, _facts(column)) for column in columns]
+    titles = [title for title in _TITLES if any(title in found for _, found in facts)]
     lines += [_row("engine", *(_TITLES[title] for title in titles)), _row(*["---"] * (len(titles) + 1))]
-    lines += [_row(label, *(found.get(title, _DASH) for title in titles)) for label, found in facts.items()]
-    lines += ["", *dict.fromkeys(_machine(bundle) for bundle in report.bundles), "", f"`{report.command}`", ""]
+    lines += [_row(label, *(found.get(title, _DASH) for title in titles)) for label, found in facts]
+    lines += ["", *notes, *([""] if notes else [])]
+    lines += [*dict.fromkeys(_machine(bundle) for bundle in report.bundles), "", f"`{report.command}`", ""]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from dnexport.report.columns import (
     milliseconds,
     speed_rows,
     verdict_on,
+    verdicts_of,
 )
 from dnexport.report.plots import Distribution, Sweep, latency_plot, sweep_plot
 from dnexport.spec.latency import Benchmark, Conditions
@@ -43,7 +44,7 @@ def page_from_report(report: Report) -> str:
             sweep=_sweep(engines),
             machines=_machines(report.bundles),
             commands=list(dict.fromkeys(_bench_command(bundle) for bundle in report.bundles)),
-            judgements=[each for column in columns for each in column.report.judgements],
+            judgements=[each for column in columns for each in verdicts_of(column)],
             verdict=verdict_on,
             says=_says,
             conditions=_conditions,
@@ -63,14 +64,16 @@ def _bench_command(bundle: BundleReport) -> str:
 
 def _latencies(engines: Sequence[Column]) -> str | None:
     rows = []
+    seen: set[tuple[object, str]] = set()
     for column in engines:
         benchmark = column.report.benchmark
         if benchmark is None:
             continue
         run = f" (run of {_short(column)})" if len(engines) > 1 else ""
-        rows += [
-            Distribution(f"PyTorch {r.form}{run}", "reference", r.latency.samples_ms) for r in benchmark.references
-        ]
+        for reference in benchmark.references:  # engines of one run share theirs
+            if (_run(benchmark), reference.form) not in seen:
+                seen.add((_run(benchmark), reference.form))
+                rows.append(Distribution(f"PyTorch {reference.form}{run}", "reference", reference.latency.samples_ms))
         rows.append(Distribution(column.label, column.precision, benchmark.latency.samples_ms))
     return latency_plot(rows) if rows else None
 
@@ -80,7 +83,7 @@ def _sweep(engines: Sequence[Column]) -> str | None:
     for column in engines:
         if column.report.benchmark is None or not column.report.benchmark.offline:
             continue
-        where = f" ({column.machine})" if column.machine else ""
+        where = f" ({column.where})" if column.where else ""
         beside = f"PyTorch's best form{where}"
         if any(each.beside == beside for each in found):
             beside = ""  # once a machine
@@ -89,7 +92,7 @@ def _sweep(engines: Sequence[Column]) -> str | None:
 
 
 def _short(column: Column) -> str:
-    return f"{column.precision}, {column.machine}" if column.machine else column.precision
+    return f"{column.precision}, {column.where}" if column.where else column.precision
 
 
 def _says(column: Column, shown: Shown) -> str:
@@ -116,16 +119,18 @@ def _conditions(reading: Conditions) -> str:
 
 def _notes(engines: Sequence[Column]) -> list[str]:
     benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
-    notes = list(dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes))
-    if len({_eager_ms(b) for b in benchmarks}) > 1:
+    notes = [f"{column.label}: {note}" for column in engines for note in column.report.notes]
+    notes += dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes)
+    if len({_run(benchmark) for benchmark in benchmarks}) > 1:
         notes.append(
             "each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds"
         )
     return notes
 
 
-def _eager_ms(benchmark: Benchmark) -> float | None:
-    return benchmark.references[0].latency.p50_ms if benchmark.references else None
+def _run(benchmark: Benchmark) -> object:
+    """Equal for engines that were measured in one run: they share its conditions."""
+    return benchmark.conditions
 
 
 def _environment() -> jinja2.Environment:

@@ -105,7 +105,9 @@ def latency_plot(rows: Sequence[Distribution]) -> str:
         for height, row in enumerate(reversed(rows)):
             colour = _COLOURS[row.kind]
             samples = np.asarray(row.samples_ms)
-            shown = samples if len(samples) <= _DOTS else generator.choice(samples, _DOTS, replace=False)
+            shown = np.sort(samples)
+            if len(shown) > _DOTS:  # the fastest and the slowest, and a draw of those between
+                shown = np.concatenate([shown[[0, -1]], generator.choice(shown[1:-1], _DOTS - 2, replace=False)])
             axes.scatter(
                 shown, height + generator.uniform(-0.22, 0.22, len(shown)), s=9, alpha=0.35, color=colour, linewidths=0
             )
@@ -118,7 +120,9 @@ def latency_plot(rows: Sequence[Distribution]) -> str:
         labels = [textwrap.fill(row.label, _LABEL_CHARACTERS) for row in reversed(rows)]
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(-0.6, len(rows) - 0.25)
-        axes.set_xlabel("milliseconds a query (each dot one query, bar and number the median)")
+        axes.set_xlabel(
+            f"milliseconds a query (bar and number the median; at most {_DOTS} dots, the extremes among them)"
+        )
         _plain_axis(axes, rows)
         return _themed(figure, "Latency of every query")
 

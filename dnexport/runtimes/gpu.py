@@ -46,14 +46,28 @@ def _listed(field: str) -> list[str]:
 
 @functools.cache
 def _nvml() -> Any:
-    """NVIDIA's management library with its first GPU's handle; None without the package, the driver or a GPU."""
+    """NVIDIA's management library and the first GPU's handle; None without the package, the driver or a GPU."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # not installed, no driver, no GPU: each has an exception of its own
+        return pynvml, _first_handle(pynvml)
+    except Exception:  # not installed, no driver, no GPU, or not said which: each has an exception of its own
         return None
+
+
+def _first_handle(library: Any) -> Any:
+    """Of the GPU that CUDA calls its first.
+
+    Raises:
+        LookupError: CUDA numbers several by speed, which NVML does not.
+    """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return library.nvmlDeviceGetHandleByUUID(first)
+    if library.nvmlDeviceGetCount() > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        raise LookupError
+    return library.nvmlDeviceGetHandleByIndex(int(first or 0))
 
 
 def gpu_millijoules() -> float | None:

@@ -79,7 +79,8 @@ class TensorRT:
 
     def packages(self, target: Target) -> tuple[str, ...]:
         """The library's package, and those that its files lie in: ``tensorrt_cu12_libs``."""
-        names = {distribution.name.replace("_", "-").lower() for distribution in importlib.metadata.distributions()}
+        found = (distribution.metadata["Name"] for distribution in importlib.metadata.distributions())
+        names = {name.replace("_", "-").lower() for name in found if name}  # a damaged one has none
         rtx = target.runtime == "tensorrt-rtx"
         return tuple(sorted(n for n in names if n.startswith("tensorrt") and n.startswith("tensorrt-rtx") == rtx))
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from dnexport.spec.budget import Judgement
 from dnexport.spec.latency import Benchmark
 from dnexport.spec.precision import Execution
-from dnexport.spec.record import Record
+from dnexport.spec.record import Record, digest_from_json
 
 
 def decibel_text(snr_db: float | None) -> str:
@@ -243,6 +243,7 @@ class TargetReport(Record):
         benchmark: latency.
         notes: what a reader should know.
         judgements: of the budgets, where there are any.
+        measured_on: digest of the hardware that accuracy and latency are of (`Environment.hardware_digest`).
         built_with: versions of the packages that built the engine, and ``gpu``, ``capability`` and ``driver`` there.
     """
 
@@ -262,6 +263,7 @@ class TargetReport(Record):
     benchmark: Benchmark | None = None
     notes: tuple[str, ...] = ()
     judgements: tuple[Judgement, ...] = ()
+    measured_on: str | None = None
     built_with: dict[str, str] = Field(default_factory=dict)
 
 
@@ -301,6 +303,11 @@ class Environment(Record):
         """What makes it another machine: drivers, packages and load do not."""
         gpu = {name: value for name, value in self.gpu.items() if name != "driver"}
         return self.machine, self.cpu, self.cpu_features, self.cores, gpu, self.power_mode
+
+    @property
+    def hardware_digest(self) -> str:
+        """Of `hardware`: equal on machines that measure alike."""
+        return digest_from_json(self.hardware)
 
     @property
     def short_name(self) -> str:

@@ -43,6 +43,7 @@ class BundleReport(Record):
         targets: what was built, executed and measured.
         warnings: of the build.
         recipe: as resolved, in the TOML that ``dnexport build`` takes.
+        bytes: of all files of the bundle; None in the report that a build writes into the bundle itself.
         measured_by: the command that measured again after the build; None for the build's own numbers.
     """
 
@@ -66,6 +67,7 @@ class BundleReport(Record):
     targets: dict[str, TargetReport]
     warnings: tuple[str, ...]
     recipe: str
+    bytes: int | None = None
     measured_by: str | None = None
 
 

@@ -14,7 +14,7 @@ from dnexport.bundle.pack import MANIFEST, check_outside_bundles, staging, write
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import BadInput, IntegrityError, StorageError, UsageError
 from dnexport.measure.environment import environment
-from dnexport.spec.manifest import Golden, Manifest, ReferenceRun, Weights
+from dnexport.spec.manifest import SCHEMA, Golden, Manifest, ReferenceRun, Weights
 from dnexport.spec.metrics import TargetReport
 from dnexport.spec.recipe import Recipe
 from tests.networks import TINY, TINY_PREPROCESS
@@ -184,8 +184,8 @@ def link(path: Path) -> None:
         (lambda b: (b / "golden.npz").unlink(), r"lacks the file golden\.npz"),
         (lambda b: (b / "extra.so").write_bytes(b"x"), r"holds a file that its manifest does not name: extra\.so"),
         (lambda b: link(b / "model.onnx"), r"lacks the file model\.onnx"),
-        (lambda b: (b / MANIFEST).write_text("{}"), "is not a manifest of schema 1"),
-        (lambda b: (b / MANIFEST).write_text((b / MANIFEST).read_text().replace('"schema_version": 1', '"schema_version": 2')), "has schema 2, this version reads 1"),
+        (lambda b: (b / MANIFEST).write_text("{}"), f"is not a manifest of schema {SCHEMA}"),
+        (lambda b: (b / MANIFEST).write_text((b / MANIFEST).read_text().replace(f'"schema_version": {SCHEMA}', f'"schema_version": {SCHEMA + 1}')), f"has schema {SCHEMA + 1}, this version reads {SCHEMA}"),
         (lambda b: (b / MANIFEST).write_text((b / MANIFEST).read_text().replace('"model.onnx"', '"../outside"')), "names a file outside of it"),
     ],
     ids=["flipped", "missing", "added", "symlink", "empty manifest", "newer schema", "path outside"],
@@ -199,7 +199,11 @@ def test_what_is_not_as_the_manifest_says_is_refused(bundle: Path, harm: object,
 @pytest.mark.parametrize(
     ("report", "slug", "message"),
     [
-        ("{}", "onnxruntime-cpu", r"targets/onnxruntime-cpu/report\.json of bundle .* is no report of schema 1"),
+        (
+            "{}",
+            "onnxruntime-cpu",
+            rf"targets/onnxruntime-cpu/report\.json of bundle .* is no report of schema {SCHEMA}",
+        ),
         (
             '{"target": "x", "status": "built", "file": "/bin/sh"}',
             "onnxruntime-cpu",

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dnexport.build.network import reference_factory
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.bench import bench_images
-from dnexport.deploy.remeasure import measure_bundle
+from dnexport.deploy.remeasure import judged_again, measure_bundle, reports_now
 from dnexport.errors import UsageError, WorkerCrashed
 from dnexport.measure.conditions import Watch
 from dnexport.measure.environment import installed_bytes
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.torch_eager import EAGER
+from dnexport.spec.budget import Budget
 from dnexport.spec.latency import Benchmark
+from dnexport.spec.precision import Execution
 from dnexport.spec.profile import Profile
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Bench
@@ -77,7 +80,7 @@ def test_the_rest_of_what_a_user_pays_is_there(measured: Benchmark) -> None:
     assert measured.device is None, "a CPU has one clock"
     assert measured.millijoules_per_image is None
     assert [reading.at_s for reading in measured.conditions] == sorted(r.at_s for r in measured.conditions)
-    assert len(measured.conditions) == 3, "before, and after each set of processes"
+    assert len(measured.conditions) == 4, "before, during each set of processes, and after"
     assert 0 <= measured.others_share <= 1
     assert "2 sets of processes were measured; 5 are the default" in measured.notes
 
@@ -109,6 +112,45 @@ def test_measuring_goes_on_for_as_long_as_was_asked(bundle: Bundle) -> None:
     assert sum(found.latency.samples_ms) > 300
     assert found.over_best is None
     assert "no PyTorch reference here, so no speed-up" in found.notes
+
+
+class NoHalf(torch.nn.Module):
+    """A network that computes in FP32 only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise TypeError("FP32 only")
+        return x.mean(dim=(2, 3))
+
+
+def test_a_form_that_fails_takes_no_part(bundle: Bundle) -> None:
+    bench = Bench(restarts=1, rounds=1, block_s=BLOCK_S, batch=2, threads=1)
+    (found,) = measure_bundle(bundle, None, bench, NoHalf, Silent()).values()
+    assert set(found.forms_tried) == {"eager fp32", "channels-last fp32"}
+    assert any(note.startswith("PyTorch channels-last bf16 took no part: ") for note in found.notes)
+    assert any("FP32 only" in note for note in found.notes)
+
+
+def test_what_was_measured_elsewhere_is_left_out(bundle: Bundle, measured: Benchmark) -> None:
+    """An engine that another machine has measured: its accuracy judges nothing here, and what it executes is asked."""
+    (name,) = bundle.reports
+    assert bundle.reports[name].measured_on is not None
+    here = reports_now(bundle, {name: {"benchmark": measured}})[name]
+    assert here.accuracy == bundle.reports[name].accuracy
+    elsewhere = bundle.reports[name].model_copy(
+        update={"measured_on": "of another", "executed_precision": Execution.BF16, "benchmark": measured}
+    )
+    moved = Bundle(bundle.path, bundle.manifest, {name: elsewhere}, bundle.digest)
+    there = reports_now(moved, {name: {"benchmark": measured}})[name]
+    assert there.accuracy is None
+    assert there.executed_precision is Execution.F32
+    assert there.measured_on == here.measured_on
+    accuracy = bundle.reports[name].accuracy
+    (latency, agreement) = judged_again(
+        [Budget.parse("p50<=1000ms"), Budget.parse("agreement>=1")],
+        reports_now(moved, {name: {"accuracy": accuracy, "proof": elsewhere.proof}}),
+    )
+    assert (latency.verdict, agreement.verdict) == ("undecided", "pass")
 
 
 def test_queries_that_the_engine_does_not_take_are_refused(tmp_path: Path) -> None:

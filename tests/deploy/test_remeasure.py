@@ -67,6 +67,7 @@ def test_files_are_waited_for_and_shown_as_the_network_sees_them(bundle: Bundle,
             assert each.thumbnail == thumbnail_from_pixels(pixels, bundle.manifest.preprocess)
             assert each.label == each.index // 3
     assert again.shown == built.shown
+    assert validated(bundle, data / "val").samples == 12, "its parts by name, and not a fifth of it"
     assert len(built.model_dump_json()) < 60_000
     golden = validate_bundle(bundle, None, None, None, Silent())[TARGET].accuracy
     assert golden.waited_share is None

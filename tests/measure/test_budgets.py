@@ -70,6 +70,21 @@ def test_the_whole_interval_decides(text: str, expected: str) -> None:
     assert verdict(text) == expected
 
 
+def test_a_percentile_is_judged_on_the_bound_that_is_shown() -> None:
+    """From 369 queries on a 95 % interval of p99 has an upper end, where p99 is still withheld."""
+    few = REPORT.model_copy(update={"benchmark": benchmark(400)})
+    (found,) = judgements([Budget.parse("p99<=2.1ms")], few)
+    assert (found.verdict, found.value, found.high) == ("undecided", None, None)
+    (found,) = judgements([Budget.parse("p99<=2.1ms")], REPORT)
+    assert found.high == REPORT.benchmark.latency.p99_bound_ms
+
+
+def test_throughput_is_judged_as_it_is_shown() -> None:
+    (found,) = judgements([Budget.parse("throughput>=1")], REPORT)
+    assert found.value == REPORT.benchmark.latency.images_per_second
+    assert found.low < found.value < found.high
+
+
 def test_what_is_undecided_says_what_would_decide_it() -> None:
     (found,) = judgements([Budget.parse("top1-drop<=0.1")], REPORT)
     assert str(found).startswith("UNDECIDED: top1-drop<=0.1 points on openvino:cpu: 0.02 points (-0.1")

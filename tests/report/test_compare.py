@@ -18,6 +18,7 @@ from dnexport.measure.accuracy import accuracy_from_logits
 from dnexport.measure.latency import Probe, WarmUp, alternate, ratio_from_blocks
 from dnexport.report.compare import ERROR_RATE, agreement_test, compare, holm, speed_test, top1_test
 from dnexport.runtimes.isolate import Worker
+from dnexport.spec.comparison import Change, ComparedRow, Comparison
 from dnexport.spec.latency import Benchmark, Ratio
 from dnexport.spec.metrics import Accuracy
 from dnexport.spec.recipe import Bench
@@ -207,6 +208,30 @@ def measured(sets: list[tuple[Worker, Worker]]) -> Benchmark:
     return benchmark(0.5, speedup=found).model_copy(update={"over_eager": found})
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ({"speed-up over PyTorch eager": "unchanged", "top-1": "unchanged"}, 0),
+        ({"speed-up over PyTorch eager": "not comparable", "top-1": "worse"}, 6),
+        ({"speed-up over PyTorch eager": "not comparable", "top-1": "unchanged"}, 7),
+        (
+            {
+                "speed-up over PyTorch eager": "better",
+                "speed-up over PyTorch's best form": "not comparable",
+                "top-1": "unchanged",
+            },
+            0,
+        ),
+        ({}, 7),
+    ],
+)
+def test_a_half_that_could_not_be_compared_is_not_passed(verdicts: dict[str, Change], code: int) -> None:
+    rows = tuple(
+        ComparedRow(engine="e", metric=metric, unit="×", verdict=verdict) for metric, verdict in verdicts.items()
+    )
+    assert Comparison(baseline="old", error_rate=0.001, rows=rows, facts=()).exit_code == code
+
+
 @pytest.mark.slow
 def test_real_runs_are_flagged_only_where_the_engine_is_slower() -> None:
     """Twenty times two runs of the same, and three that wait 5 % longer."""
@@ -237,6 +262,21 @@ def test_what_cannot_be_compared_says_why() -> None:
             of(now, benchmark=usual.model_copy(update={"latency": usual.latency.model_copy(update={"batch": 8})})),
             "eager",
         ),
+        "PyTorch 2.9.0, was 2.8.0": (
+            now.model_copy(
+                update={
+                    "environment": now.environment.model_copy(
+                        update={"versions": {**now.environment.versions, "torch": "2.8.0"}}
+                    )
+                }
+            ),
+            "eager",
+        ),
+        "governor performance, was powersave": (
+            now.model_copy(update={"environment": now.environment.model_copy(update={"governor": "powersave"})}),
+            "eager",
+        ),
+        "network densenet-bc-40-12, was densenet121": (now.model_copy(update={"network": "densenet121"}), "eager"),
         "it is withheld in the baseline": (of(now, benchmark=usual.model_copy(update={"over_eager": None})), "eager"),
         "one set of processes in the baseline tells no noise": (of(now, benchmark=one_set), "eager"),
         "PyTorch's form is channels-last bf16, was channels-last fp32": (
@@ -269,7 +309,7 @@ def test_what_cannot_be_compared_says_why() -> None:
 
 def test_more_sets_and_newer_packages_compare_and_are_listed() -> None:
     now = bundle()
-    versions = {**now.environment.versions, "torch": "2.8.0"}
+    versions = {**now.environment.versions, "onnxruntime": "1.30.0"}
     before = now.model_copy(
         update={
             "bench": now.bench.model_copy(update={"restarts": 9}),
@@ -280,7 +320,7 @@ def test_more_sets_and_newer_packages_compare_and_are_listed() -> None:
     assert {row.verdict for row in found.rows} == {"unchanged"}
     assert [str(fact) for fact in found.facts if fact.changed] == [
         "INT8 on openvino:cpu: engine size 3.5 MB → 3.4 MB",
-        "torch 2.8.0 → 2.9.0",
+        "onnxruntime 1.30.0 → 1.31.1",
     ]
 
 

@@ -145,6 +145,15 @@ def test_markdown_says_the_new_facts_and_what_became_worse() -> None:
     assert "### &lt;img src=x> | b c, " in markdown_from_report(report_from_bundles([name], "x"))
 
 
+def test_engines_that_are_called_alike_have_a_row_each() -> None:
+    one = handmade.bundle()
+    again = one.model_copy(update={"path": "built/again"})
+    lines = markdown_from_report(report_from_bundles([one, again], "dnexport report a b")).splitlines()
+    rows = [line for line in lines if line.startswith("| INT8")]
+    assert len(rows) == 2
+    assert "(built/again)" in rows[1]
+
+
 def test_the_recipe_in_a_report_builds_the_same_bundle(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(report_of(bundle).bundles[0].recipe)
     assert recipe_from_values(recipe_from_toml(tmp_path / "r.toml"), "r") == bundle.manifest.recipe
