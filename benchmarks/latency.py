@@ -106,9 +106,8 @@ def main() -> None:
             entrants = entrants_of(case, network, weights, source, python, compiled=not arguments.no_compile)
             for batch in arguments.batch or BATCHES:
                 watch = Watch()
-                rows = measured(
-                    entrants, whole_batches(case.test[: max(16, batch)], batch), batch, arguments.sets, watch
-                )
+                queries = whole_batches(case.test[: max(16, batch)], batch)
+                rows = measured(entrants, queries, batch, arguments.sets, watch)
                 print(f"\n### {network}, batch {batch}\n\n{table(rows, watch)}", flush=True)
                 figures[f"{network}, batch {batch}"] = rows
     if arguments.plot:
