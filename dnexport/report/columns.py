@@ -141,7 +141,7 @@ def speed_rows(columns: Sequence[Column]) -> list[Row]:
 def verdicts_of(column: Column) -> list[tuple[str, Verdict]]:
     """The budgets of an engine in words, and what became of each."""
     return [
-        (str(each).replace(f" on {each.target}: ", f" on {column.label}: ", 1), each.verdict)
+        (str(each).replace(f" on {each.target}: ", f", {column.label}: ", 1), each.verdict)
         for each in column.report.judgements
     ]
 

@@ -64,8 +64,8 @@ def test_markdown_has_verdicts_a_row_an_engine_and_the_command(bundle: Bundle) -
     text = markdown_from_report(report_of(bundle, "a b"))
     lines = text.splitlines()
     assert "**Untrained**: latency and parity mean something, accuracy does not." in lines
-    assert sum(line.startswith("- passed: snr>=60dB on ") for line in lines) == 2
-    assert sum(line.startswith("- FAILED: size<=0.001MB on ") for line in lines) == 2
+    assert sum(line.startswith("- passed: snr>=60dB, FP32 on ") for line in lines) == 2
+    assert sum(line.startswith("- FAILED: size<=0.001MB, FP32 on ") for line in lines) == 2
     header, dashes, *rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2
     assert {line.count("|") for line in (header, dashes, *rows)} == {header.count("|")}

@@ -109,7 +109,7 @@ def test_the_page_shows_everything_that_the_record_holds(page: str) -> None:
     ):
         assert f"<code>{command}</code>" in page
     assert any(cell.startswith("worse by 11 % (p = ") for cell in found.cells)
-    assert "UNDECIDED: top1-drop&lt;=0.5 on openvino:cpu" in page
+    assert "UNDECIDED: top1-drop&lt;=0.5, INT8 on openvino:cpu" in page
     assert page.count("<svg") == 2
 
 
