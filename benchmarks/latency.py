@@ -188,13 +188,18 @@ def measured(
     entrants: Sequence[Entrant], images: np.ndarray, batch: int, sets_of_processes: int, watch: Watch
 ) -> list[Row]:
     sets: list[list[Blocks]] = [[] for _ in entrants]
-    for _ in range(sets_of_processes):
+    for start in range(sets_of_processes):
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(entrant.opened(images)) for entrant in entrants]
             warm = [warmed_up(worker, batch, BLOCK_S) for worker in workers]
             with watch.span([worker.process for worker in workers]):
                 blocks = alternate(
-                    workers, warm, batch=batch, block_s=BLOCK_S, enough=lambda rounds, _: rounds >= ROUNDS
+                    workers,
+                    warm,
+                    batch=batch,
+                    block_s=BLOCK_S,
+                    enough=lambda rounds, _: rounds >= ROUNDS,
+                    backwards=start % 2 == 1,
                 )
         for found, each in zip(sets, blocks, strict=True):
             found.append(each)

@@ -126,7 +126,7 @@ def measure_engines(
                 records[name].cold.append(worker.method("first_query", bench.batch))
                 sessions[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
             beside = [str(references.best(device)) for device in references.tried]
-            _measure_set(sessions, names, beside, records, images, bench, watch)
+            _measure_set(start, sessions, names, beside, records, images, bench, watch)
             if start == bench.restarts - 1:
                 for name, engine in zip(names, engines, strict=True):
                     _profile(sessions[name][0], engine, records[name], bench.batch)
@@ -143,7 +143,10 @@ def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, t
             workers = [stack.enter_context(_opened(engine, images, bench)) for engine in engines]
             warm = [warmed_up(worker, bench.batch, bench.block_s) for worker in workers]
             enough = _enough(bench, range(len(engines)))
-            blocks = alternate(workers, warm, batch=bench.batch, block_s=bench.block_s, enough=enough)
+            backwards = start % 2 == 1
+            blocks = alternate(
+                workers, warm, batch=bench.batch, block_s=bench.block_s, enough=enough, backwards=backwards
+            )
         for each, new in zip(found, blocks, strict=True):
             each.append(new)
         tick(start + 1, bench.restarts)
@@ -238,6 +241,7 @@ def _devices(engines: Sequence[Engine]) -> list[Device]:
 
 
 def _measure_set(
+    start: int,
     warm: Mapping[str, _Session],
     engines: Sequence[str],
     beside: Sequence[str],
@@ -248,17 +252,17 @@ def _measure_set(
 ) -> None:
     """All that is measured with one set of processes; ``beside`` are the references that take part in the sweep."""
     with watch.span([worker.process for worker, _ in warm.values()]):
-        for name, blocks in _alternated(warm, engines, bench.batch, bench).items():
+        for name, blocks in _alternated(warm, engines, bench.batch, bench, start).items():
             records.setdefault(name, _Record()).blocks.append(blocks)
         watch.read()  # while processors and GPU are still warm from work
         if "multi-stream" in bench.scenarios:
             asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
-            for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench).items():
+            for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench, start).items():
                 records[name].multi_stream.append(blocks)
         once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
         for size in images.sweep:
             swept = _rewarmed(warm, [*beside, *engines], size, bench)
-            for name, blocks in _alternated(swept, engines, size, once).items():
+            for name, blocks in _alternated(swept, engines, size, once, start).items():
                 rate = 1e3 * size / median(blocks.rounds[0].times_ms)
                 records[name].rates.setdefault(size, []).append(rate)
     for name, (worker, _) in warm.items():
@@ -280,10 +284,13 @@ def _rewarmed(warm: Mapping[str, _Session], names: Sequence[str], batch: int, be
     return {name: (warm[name][0], warmed_up(warm[name][0], batch, bench.block_s)) for name in names}
 
 
-def _alternated(warm: Mapping[str, _Session], engines: Sequence[str], batch: int, bench: Bench) -> dict[str, Blocks]:
+def _alternated(
+    warm: Mapping[str, _Session], engines: Sequence[str], batch: int, bench: Bench, start: int
+) -> dict[str, Blocks]:
     judged = [index for index, name in enumerate(warm) if name in engines]
     workers, before = zip(*warm.values(), strict=True)
-    blocks = alternate(workers, before, batch=batch, block_s=bench.block_s, enough=_enough(bench, judged))
+    enough, backwards = _enough(bench, judged), start % 2 == 1
+    blocks = alternate(workers, before, batch=batch, block_s=bench.block_s, enough=enough, backwards=backwards)
     return dict(zip(warm, blocks, strict=True))
 
 

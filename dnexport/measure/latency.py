@@ -29,6 +29,7 @@ SWITCH_QUERIES = 2
 # Between the speed-up of blocks alone and of blocks in alternation.
 MOST_DISAGREEMENT = 0.05
 _WARM_UP_BLOCKS = 6
+_WARM_UP_S = 1.0
 _STEADY = 0.03
 
 
@@ -96,8 +97,8 @@ class Probe:
         return self._open_ms, (time.perf_counter() - began) * 1e3
 
     def warm_up(self, batch: int, block_s: float) -> WarmUp:
-        """Query until two blocks in a row have medians within 3 %, or six blocks."""
-        queries = 0
+        """Query until two blocks in a row have medians within 3 %, or for six blocks or a second, but for two blocks."""
+        queries, began = 0, time.perf_counter()
         last: float | None = None
         for _ in range(_WARM_UP_BLOCKS):
             times = self.block(batch, block_s, 0).times_ms
@@ -105,6 +106,8 @@ class Probe:
             now = median(times)
             if last is not None and abs(now - last) <= _STEADY * last:
                 return WarmUp(queries, times, True)
+            if last is not None and time.perf_counter() - began > _WARM_UP_S:
+                break
             last = now
         return WarmUp(queries, times, False)
 
@@ -176,6 +179,7 @@ def alternate(
     batch: int,
     block_s: float,
     enough: Callable[[int, Sequence[int]], bool],
+    backwards: bool = False,
 ) -> list[Blocks]:
     """Measure sessions in alternating blocks.
 
@@ -185,12 +189,13 @@ def alternate(
         batch: images a query.
         block_s: least length of a block, in seconds.
         enough: told after each round how many rounds there were, and how many queries of each session were measured.
+        backwards: the first round is; every other set of processes should have it so.
     """
     blocks: list[list[Block]] = [[] for _ in workers]
     done = 0
     while not done or not enough(done, [sum(len(b.times_ms) for b in each) for each in blocks]):
         # Every other round runs backwards, so that no session always follows the same neighbour.
-        order = range(len(workers)) if done % 2 == 0 else reversed(range(len(workers)))
+        order = range(len(workers)) if done % 2 == backwards else reversed(range(len(workers)))
         for index in order:
             blocks[index].append(Block(*workers[index].method("block", batch, block_s)))
         done += 1

@@ -69,7 +69,7 @@ class Bench(Record):
     """
 
     restarts: int = Field(default=5, ge=1)
-    rounds: int = Field(default=2, ge=1)
+    rounds: int = Field(default=1, ge=1)
     block_s: float = Field(default=0.2, gt=0)
     batch: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
