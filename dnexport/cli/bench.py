@@ -84,7 +84,7 @@ def bench(
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         reports = reports_now(opened, {name: {"benchmark": each} for name, each in found.items()})
         judged = judged_again(budgets, reports)
-        command = again("bench", bundle, protocol.flags, target, require, output)
+        command = again("bench", bundle, protocol.flags(opened.manifest.recipe.measured), target, require, output)
         measured = report_of_benchmarks(opened, str(bundle), reports, protocol, judged, command)
         if output is not None:
             write_measured(measured, output)

@@ -97,7 +97,7 @@ class Probe:
         return self._open_ms, (time.perf_counter() - began) * 1e3
 
     def warm_up(self, batch: int, block_s: float) -> WarmUp:
-        """Query until two blocks in a row have medians within 3 %, or for six blocks or a second, but for two blocks."""
+        """Query until two blocks in a row have medians within 3 %, or for six blocks or a second; two at the least."""
         queries, began = 0, time.perf_counter()
         last: float | None = None
         for _ in range(_WARM_UP_BLOCKS):

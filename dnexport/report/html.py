@@ -59,7 +59,7 @@ def _machines(bundles: Sequence[BundleReport]) -> list[Environment]:
 
 
 def _bench_command(bundle: BundleReport) -> str:
-    return bundle.measured_by or shlex.join(["dnexport", "bench", bundle.path, *bundle.bench.flags])
+    return bundle.measured_by or shlex.join(["dnexport", "bench", bundle.path])
 
 
 def _latencies(engines: Sequence[Column]) -> str | None:

@@ -79,17 +79,26 @@ class Bench(Record):
     cuda_graph: bool = True
     compile: bool = False
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Of ``dnexport bench``, for what is not its default."""
-        said = self.model_dump(exclude_defaults=True, exclude={"scenarios", "cuda_graph", "compile"})
-        names = {"block_s": "block", "duration_s": "duration"}
-        switches = {"--no-cuda-graph": not self.cuda_graph, "--compile": self.compile}
-        return (
-            *(word for name, value in said.items() for word in (f"--{names.get(name, name)}", str(value))),
-            *(word for scenario in self.scenarios for word in ("--scenario", scenario)),
-            *(flag for flag, given in switches.items() if given),
-        )
+    def flags(self, base: "Bench") -> tuple[str, ...]:
+        """Of ``dnexport bench``, for what is not as the bundle's recipe has it.
+
+        Args:
+            base: of that recipe.
+        """
+        names = {"block_s": "block", "duration_s": "duration", "cuda_graph": "cuda-graph"}
+        before = base.model_dump()
+        words: list[str] = []
+        for key, value in self.model_dump().items():
+            name = names.get(key, key)
+            if value == before[key]:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            elif key == "scenarios":
+                words += [word for scenario in value for word in ("--scenario", scenario)]
+            else:
+                words += [f"--{name}", str(value)]
+        return tuple(words)
 
 
 class Recipe(Record):

@@ -103,7 +103,7 @@ def test_the_page_shows_everything_that_the_record_holds(page: str) -> None:
     for text in ("governor schedutil", "power mode MAXN", "Orin Nano · 8.7 · 540.4.0", "5 sets of processes"):
         assert text in page
     for command in (
-        "dnexport bench engines/built/cifar-int8 --scenario multi-stream --scenario offline",
+        "dnexport bench engines/built/cifar-int8",
         "dnexport bench cifar-int8 --scenario offline --output board.json",
         "dnexport report a b c --baseline old.json",
     ):

@@ -43,12 +43,13 @@ def test_a_recipe_as_toml_says_the_same(recipe: Recipe) -> None:
 
 
 def test_a_measurement_as_flags_says_the_same() -> None:
-    assert Bench().flags == ()
+    assert Bench().flags(Bench()) == ()
     bench = Bench(
         restarts=2, block_s=0.5, threads=1, duration_s=3, scenarios=("offline",), cuda_graph=False, compile=True
     )
     said = "--restarts 2 --block 0.5 --threads 1 --duration 3.0 --scenario offline --no-cuda-graph --compile"
-    assert bench.flags == tuple(said.split())
+    assert bench.flags(Bench()) == tuple(said.split())
+    assert Bench().flags(Bench(restarts=2, compile=True)) == ("--restarts", "5", "--no-compile")
 
 
 RECIPES = sorted(path for path in (Path(__file__).parents[2] / "engines").glob("*.toml") if path.name != "fleets.toml")
