@@ -1,5 +1,6 @@
 """The strata are enforced, and the enforcement works."""
 
+import fnmatch
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,12 @@ def test_skips_must_be_expected(root: Path, tmp_path: Path) -> None:
     unexpected = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert unexpected.returncode == 1
     assert "ERROR unexpected skip: Skipped: too lazy" in unexpected.stdout
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig: pytest.Config, root: Path) -> None:
+    """pytest passes over folders named 'build' unless it is told otherwise."""
+    folders = {path.parent for path in (root / "tests").rglob("test_*.py")}
+    names = {part for folder in folders for part in folder.relative_to(root).parts}
+    assert "build" in names
+    for pattern in pytestconfig.getini("norecursedirs"):
+        assert not [name for name in names if fnmatch.fnmatch(name, pattern)], pattern
