@@ -25,6 +25,7 @@ def test_the_document_is_the_contract(built: tuple[dict, float, float, Path]) ->
         "weights",
         "reference",
         "targets",
+        "budgets",
         "stages",
         "warnings",
     }
@@ -57,7 +58,7 @@ def test_the_bundle_verifies_and_is_stamped_untrained(built: tuple[dict, float, 
     assert bundle.golden().labels.tolist() == [-1] * 32
 
 
-def test_it_takes_less_than_90_seconds_and_4_gb(built: tuple[dict, float, float, Path]) -> None:
+def test_it_takes_less_than_two_minutes_and_4_gb(built: tuple[dict, float, float, Path]) -> None:
     _, seconds, gigabytes, _ = built
-    assert seconds < 90
+    assert seconds < 120  # half of it measuring, in five sets of processes
     assert 0.5 < gigabytes < 4
