@@ -9,7 +9,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.cli.terminal import Terminal
 from dnexport.errors import DnexportError
 from dnexport.measure.budgets import ONE_CLASS
-from dnexport.report.columns import Cell, columns_from_bundles, speed_rows
+from dnexport.report.columns import Cell, columns_from_bundles, milliseconds, speed_rows
 from dnexport.spec.budget import Judgement
 from dnexport.spec.check import Checked
 from dnexport.spec.comparison import Comparison
@@ -151,17 +151,13 @@ def _cell_text(cell: Cell | None) -> str:
 
 def _part_row(part: PartTime) -> list[str]:
     macs = _DASH if part.macs is None else f"{part.macs / 1e6:.1f}"
-    return [part.part, _milliseconds(part.ms), f"{part.share:.1%}", macs, part.bound or _DASH]
-
-
-def _milliseconds(value: float | None) -> str:
-    return "withheld" if value is None else f"{value:.2f} ms"
+    return [part.part, milliseconds(part.ms), f"{part.share:.1%}", macs, part.bound or _DASH]
 
 
 def _target_row(report: TargetReport) -> list[str]:
     status = f"{report.status} (companion)" if report.companion else report.status
     size = f"{report.bytes / 1e6:.1f} MB" if report.bytes else _DASH
-    latency = _milliseconds(report.benchmark.latency.p50_ms) if report.benchmark else _DASH
+    latency = milliseconds(report.benchmark.latency.p50_ms) if report.benchmark else _DASH
     executed = str(report.executed_precision) if report.executed_precision else "not run here"
     against = (
         accuracy_text(report.accuracy) if report.accuracy else f"graph only: {accuracy_text(report.graph_accuracy)}"

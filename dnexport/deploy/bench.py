@@ -141,13 +141,10 @@ def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, t
     for start in range(bench.restarts):
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(_opened(engine, images, bench)) for engine in engines]
-            warm = [warmed_up(worker, bench.batch, bench.block_s) for worker in workers]
-            enough = _enough(bench, range(len(engines)))
-            backwards = start % 2 == 1
-            blocks = alternate(
-                workers, warm, batch=bench.batch, block_s=bench.block_s, enough=enough, backwards=backwards
-            )
-        for each, new in zip(found, blocks, strict=True):
+            # By number: two engines may be of one target.
+            sessions = {str(i): (each, warmed_up(each, bench.batch, bench.block_s)) for i, each in enumerate(workers)}
+            blocks = _alternated(sessions, list(sessions), bench.batch, bench, start)
+        for each, new in zip(found, blocks.values(), strict=True):
             each.append(new)
         tick(start + 1, bench.restarts)
     return found
