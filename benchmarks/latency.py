@@ -5,10 +5,10 @@ NNCF's virtual environment is made, where it is not there yet. ``--network`` and
 ``--sets`` another number of sets of processes.
 
 PyTorch in its forms; ONNX Runtime and OpenVINO on the graph as PyTorch exports it; NNCF's INT8 on OpenVINO; dnexport's
-FP32, FP16 and INT8 engines on each runtime that runs here. Each session is a process of its own; all of them answer in
-alternating blocks, and all of it is done several times with new processes. A ratio is over eager PyTorch in the same
-rounds, with its 95 % interval over the sets of processes; the best form of PyTorch is marked. TensorRT's and CUDA's
-rows appear where there is a GPU.
+FP32, FP16 and INT8 engines on each runtime that runs here; INT8 also with bfloat16 around it. Each session is a process
+of its own; all of them answer in alternating blocks, and all of it is done several times with new processes. A ratio is
+over eager PyTorch in the same rounds, with its 95 % interval over the sets of processes; the best form of PyTorch is
+marked. TensorRT's and CUDA's rows appear where there is a GPU.
 """
 
 import argparse
@@ -132,8 +132,7 @@ def entrants_of(case: Case, network: str, weights: str, source: Path, python: st
     np.save(case.folder / "calibration.npy", case.calibration)
     run = quantized("NNCF (default)", python, case, theirs)
     if theirs.exists():
-        engine = Engine(OPENVINO, theirs, Precision.INT8)
-        entrants.append(Entrant("NNCF", "int8, openvino", "int8+f32", functools.partial(opened, engine)))
+        entrants += entrants_of_engine("NNCF", "int8, openvino", Engine(OPENVINO, theirs, Precision.INT8))
     else:
         print(f"NNCF failed: {run.errors.strip().splitlines()[-1:]}", file=sys.stderr)
     for ours, bundle in bundles.items():
@@ -141,9 +140,19 @@ def entrants_of(case: Case, network: str, weights: str, source: Path, python: st
             if report.status == "validated":
                 engine = engine_from_bundle(bundle, Target.parse(name))
                 label = f"{ours}, {Target.parse(name).runtime}"
-                entrants.append(
-                    Entrant("dnexport", label, str(report.executed_precision), functools.partial(opened, engine))
-                )
+                entrants += entrants_of_engine("dnexport", label, engine, str(report.executed_precision))
+    return entrants
+
+
+def entrants_of_engine(group: str, name: str, engine: Engine, executed: str = "") -> list[Entrant]:
+    """An engine as it is; and INT8's with bfloat16 around int8, where the runtime and the processor have it."""
+    execution = functools.partial(runtime_for(engine.target).execution, engine.precision, engine.target)
+    entrants = [Entrant(group, name, executed or str(execution()), functools.partial(opened, engine))]
+    if execution(("bf16",)) is not execution():
+        mixed = dataclasses.replace(engine, allowed=("bf16",))
+        entrants.append(
+            Entrant(group, f"{name}, bf16", str(execution(mixed.allowed)), functools.partial(opened, mixed))
+        )
     return entrants
 
 
@@ -158,7 +167,7 @@ def bundle_of(case: Case, network: str, weights: str, source: Path, name: str) -
         "weights": weights,
         "precision": precision.value,
         "targets": targets,
-        "allow_execution": ["bf16", "f32"] if precision is not Precision.FP32 else [],
+        "allow_execution": {"fp32": [], "fp16": ["bf16", "f32"], "int8": ["f32"]}[precision.value],
         "batch": f"1..1..{max(BATCHES)}",
         **({"arch": network} if weights == "random" else {}),
     }

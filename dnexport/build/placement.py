@@ -102,6 +102,7 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
         "quantized": {placement: stage_key(folder) for placement, folder in folders.items()},
         "refused": {placement: str(found) for placement, found in tried.items() if isinstance(found, BudgetFailed)},
         "target": str(target),
+        "allowed": list(context.recipe.allow_execution),
         "bench": context.recipe.measured.content_digest(),
         "engine": [context.recipe.batch, context.recipe.input, context.recipe.engine.content_digest()],
         "machine": machine_identity(),

@@ -14,7 +14,7 @@ from dnexport.build.stages import stage_key
 from dnexport.bundle.verify import TAPS
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.compile import build_options, compile_target
-from dnexport.deploy.engine import Engine
+from dnexport.deploy.engine import Engine, engine_from_census
 from dnexport.deploy.targets import Chosen
 from dnexport.deploy.validate import (
     Samples,
@@ -168,7 +168,7 @@ def engine_of(context: Context, target: Target, lowered: Path, compiled: Path) -
     """The engine in a stage folder."""
     census = Census.model_validate_json((lowered / "census.json").read_bytes())
     file = compiled / runtime_for(target).engine_file
-    return Engine(target, file, context.recipe.precision, context.recipe.input, census.conv_macs, census.parts)
+    return engine_from_census(target, file, context.recipe, census)
 
 
 def _with_validation(
@@ -183,6 +183,7 @@ def _with_validation(
         "compiled": stage_key(engine.file.parent),
         "reference": stage_key(referenced),
         "batch": context.recipe.profile.max_batch,
+        "execution": runtime_for(engine.target).execution(engine.precision, engine.target, engine.allowed).value,
         "machine": machine_identity(),
     }
     folder = context.stages.run(f"validate:{engine.target}", 4, inputs, make)

@@ -58,7 +58,14 @@ class BundleSession:
         digest = bundle.reports[str(self.target)].engine_digest
         assert engine is not None
         digest = digest or digest_from_file(engine)
-        options = session_options(recipe.precision, self.target, threads, streams, _made(f"engines/{digest[:24]}"))
+        options = session_options(
+            recipe.precision,
+            self.target,
+            recipe.allow_execution,
+            threads=threads,
+            streams=streams,
+            cache=_made(f"engines/{digest[:24]}"),
+        )
         feed = feed_from_pixels(self._zeros(self._profile.min_batch), self._preprocess)
         _try_once(engine, digest, self.target, options, feed(recipe.input))
         self._closed = False

@@ -24,7 +24,6 @@ from dnexport.bundle.pack import MANIFEST
 from dnexport.bundle.verify import Bundle
 from dnexport.data.images import feed_from_pixels
 from dnexport.runtimes.arrays import whole_batches
-from dnexport.spec.precision import Execution
 
 MARK = "# Made by dnexport"
 CONFIG = "config.pbtxt"
@@ -197,7 +196,8 @@ def _parameters(served: Served) -> Message:
     if served.target != "openvino:cpu":
         return []
     values = {"PERFORMANCE_HINT": "LATENCY"}
-    if served.bundle.reports[served.target].executed_precision is Execution.BF16:
+    executed = served.bundle.reports[served.target].executed_precision
+    if executed is not None and executed.floats == "bf16":
         values["HINT_BF16"] = "YES"
     return [("parameters", [("key", key), ("value", [("string_value", values[key])])]) for key in values]
 

@@ -56,7 +56,7 @@ class ScenarioName(str, Enum):
 
 
 class AllowedExecution(str, Enum):
-    """What a CPU may execute for fp16."""
+    """What a CPU may execute for fp16, and around int8."""
 
     BF16 = "bf16"
     F32 = "f32"

@@ -10,13 +10,12 @@ from pathlib import Path
 from dnexport.bundle.verify import Bundle
 from dnexport.data.images import Fed
 from dnexport.measure.latency import Probe
-from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
 from dnexport.spec.metrics import Census, PartCensus, TargetReport
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import InputType
-from dnexport.spec.recipe import Recipe
+from dnexport.spec.recipe import Recipe, StandIn
 from dnexport.spec.target import Target
 
 
@@ -31,6 +30,7 @@ class Engine:
         input_type: what it is fed.
         macs: multiply-adds an image of its convolutions, by name, as far as they are known.
         parts: of the network in its graph, as far as they are known.
+        allowed: what a CPU may execute in place of the float that was asked for.
     """
 
     target: Target
@@ -39,6 +39,7 @@ class Engine:
     input_type: InputType = "float32"
     macs: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[PartCensus, ...] = ()
+    allowed: tuple[StandIn, ...] = ()
 
     @contextlib.contextmanager
     def probe(
@@ -57,7 +58,7 @@ class Engine:
             BuildFailed: it refuses the engine.
             WorkerCrashed: it crashes.
         """
-        options = session_options(self.precision, self.target, threads or available_threads())
+        options = session_options(self.precision, self.target, self.allowed, threads=threads)
         options = dataclasses.replace(options, cuda_graph=cuda_graph)
         gpu = self.target.device == "cuda"
         environment = runtime_for(self.target).environment(self.target)
@@ -76,5 +77,9 @@ def engine_from_bundle(bundle: Bundle, target: Target) -> Engine:
 def engine_from_report(report: TargetReport, file: Path, recipe: Recipe) -> Engine:
     """An engine file of the target that a report is of."""
     census = report.census or Census(operators={}, conv_macs_by_precision={})
-    target = Target.parse(report.target)
-    return Engine(target, file, recipe.precision, recipe.input, census.conv_macs, census.parts)
+    return engine_from_census(Target.parse(report.target), file, recipe, census)
+
+
+def engine_from_census(target: Target, file: Path, recipe: Recipe, census: Census) -> Engine:
+    """An engine file that a recipe asked for, and what was counted of its graph."""
+    return Engine(target, file, recipe.precision, recipe.input, census.conv_macs, census.parts, recipe.allow_execution)

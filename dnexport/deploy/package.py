@@ -14,7 +14,7 @@ from dnexport.bundle.triton import BACKENDS, CONFIG, MARK, Served, write_model
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import BadInput, DnexportError, StorageError, TargetUnavailable, UsageError, error_from_os_error
 from dnexport.runtimes.scratch import scratch
-from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.precision import Precision
 from dnexport.spec.record import Record, digest_from_file, digest_from_json
 from dnexport.spec.target import Target
 
@@ -107,7 +107,7 @@ def serving_warnings(served: Served) -> tuple[str, ...]:
     warnings = []
     if report.companion:
         warnings.append(f"{target} is a stand-in that validated the graph where the bundle was built")
-    if target == "openvino:cpu" and report.executed_precision is not Execution.BF16:
+    if target == "openvino:cpu" and (report.executed_precision is None or report.executed_precision.floats != "bf16"):
         warnings.append(
             "Triton's openvino backend cannot be held to float32: where a processor has bfloat16, it decides"
         )

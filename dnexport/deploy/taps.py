@@ -1,5 +1,6 @@
 """Look inside of an engine that answers wrongly: the first block whose values diverge from those the build recorded."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def taps_of_engine(
         source = folder / "tapped.onnx"
         source.write_bytes(tapped(graph.read_bytes(), list(recorded)))
         compiled = compile_target(source, folder, engine.target, options)
-        again = Engine(engine.target, compiled.engine, engine.precision, engine.input_type)
+        again = dataclasses.replace(engine, file=compiled.engine)
         with again.probe("tapping") as worker:
             parts = [worker.method("values", part) for part in _queries(images, options.profile)]
     values = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in recorded}

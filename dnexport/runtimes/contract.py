@@ -1,6 +1,6 @@
 """What every runtime offers: whether it is usable here, a compiled engine, a loaded session."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -186,8 +186,14 @@ class Runtime(Protocol):
     def runs(self, target: Target) -> Availability:
         """Whether an engine for ``target`` can run here."""
 
-    def execution(self, precision: Precision, target: Target) -> Execution:
-        """The best execution of ``precision`` on this machine."""
+    def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
+        """The best execution of ``precision`` on this machine.
+
+        Args:
+            precision: asked for.
+            target: of the engine.
+            allowed: float types that a CPU may use around int8 in place of f32.
+        """
 
     def packages(self, target: Target) -> tuple[str, ...]:
         """The installed packages that are this runtime, as ``pip`` names them."""

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +80,19 @@ class OnnxRuntime:
             return _openvino_availability(version)
         return Availability(True, version)
 
-    def execution(self, precision: Precision, target: Target) -> Execution:
-        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32; INT8 has an f32 body on a CPU."""
+    def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
+        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32.
+
+        The body of INT8 is f16 on CUDA; on a CPU f32, or bf16 where that is allowed and OpenVINO and the CPU have it.
+        """
         if target.device == "cuda":
             return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
                 precision
             ]
+        has_bf16 = target.runtime == "openvino" and "BF16" in _openvino_capabilities()
         if precision is Precision.INT8:
-            return Execution.INT8_F32
-        if precision is Precision.FP16 and target.runtime == "openvino" and "BF16" in _openvino_capabilities():
-            return Execution.BF16
-        return Execution.F32
+            return Execution.INT8_BF16 if has_bf16 and Execution.BF16.value in allowed else Execution.INT8_F32
+        return Execution.BF16 if has_bf16 and precision is Precision.FP16 else Execution.F32
 
     def packages(self, target: Target) -> tuple[str, ...]:
         """ONNX Runtime, and OpenVINO's plug-in for it."""
@@ -256,9 +258,8 @@ def _inference_session(
 
 
 def _openvino_options(options: SessionOptions, profiled: bool) -> dict[str, str]:
-    body = options.execution.value.rpartition("+")[2]
     config = {
-        "INFERENCE_PRECISION_HINT": body,
+        "INFERENCE_PRECISION_HINT": options.execution.floats,
         "INFERENCE_NUM_THREADS": str(options.threads),
         "NUM_STREAMS": str(options.streams),
     }

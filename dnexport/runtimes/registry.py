@@ -1,5 +1,6 @@
 """From a target to the adapter that serves it; an SDK is imported when its adapter is first used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dnexport.runtimes.arrays import available_threads
@@ -34,8 +35,14 @@ def open_session(engine: Path, target: Target, options: SessionOptions) -> Sessi
 
 
 def session_options(
-    precision: Precision, target: Target, threads: int | None = None, streams: int = 1, cache: Path | None = None
+    precision: Precision,
+    target: Target,
+    allowed: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+    streams: int = 1,
+    cache: Path | None = None,
 ) -> SessionOptions:
     """How sessions of a build run on this machine; all its threads where their number is None."""
-    execution = runtime_for(target).execution(precision, target)
+    execution = runtime_for(target).execution(precision, target, allowed)
     return SessionOptions(execution, threads or available_threads(), streams, cache)

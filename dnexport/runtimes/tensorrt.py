@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,9 @@ class TensorRT:
             return Availability(False, f"the plan is for {named}, and the GPU here is {has}", "build for this GPU")
         return library
 
-    def execution(self, precision: Precision, target: Target) -> Execution:
+    def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
         """What the typed graph says."""
-        del target
+        del target, allowed
         return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
             precision
         ]

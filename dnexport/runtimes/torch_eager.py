@@ -4,7 +4,7 @@ A module comes from a factory, so that this file knows nothing of checkpoints or
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -99,9 +99,9 @@ class Torch:
 
         return Availability(True, f"torch {version('torch')}")
 
-    def execution(self, precision: Precision, target: Target) -> Execution:
+    def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
         """The reference is FP32."""
-        del precision, target
+        del precision, target, allowed
         return Execution.F32
 
     def packages(self, target: Target) -> tuple[str, ...]:

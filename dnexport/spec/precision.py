@@ -24,5 +24,10 @@ class Execution(str, Enum):
     INT8_BF16 = "int8+bf16"
     INT8_F16 = "int8+f16"
 
+    @property
+    def floats(self) -> str:
+        """The type of what is not int8: ``f32``, ``bf16`` or ``f16``."""
+        return self.value.rpartition("+")[2]
+
     def __str__(self) -> str:
         return self.value

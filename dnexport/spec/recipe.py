@@ -116,7 +116,8 @@ class Recipe(Record):
         data: ``digits`` or a folder (class folders, or ``train`` and ``val`` or ``test`` with class folders).
         precision: what the engines are asked to run in.
         targets: where they run.
-        allow_execution: what a CPU target that is named may execute in place of fp16, or of int8.
+        allow_execution: what a CPU target that is named may execute in place of fp16; for int8, what may surround
+            it, or simulate it.
         batch: profile as ``min..opt..max``.
         input: what the engines are fed: normalised ``float32`` images, or ``uint8`` pixels as they are.
         preprocess: what the checkpoint does not say.

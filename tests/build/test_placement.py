@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -11,10 +12,14 @@ from dnexport.bundle.verify import Bundle
 from dnexport.errors import BudgetFailed, RecipeError, TargetUnavailable
 from dnexport.graph.contract import model_from_path
 from dnexport.graph.dense_blocks import dense_blocks
+from dnexport.measure.accuracy import snr_db
+from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.latency import Ratio
+from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.progress import Silent
 from dnexport.spec.quantization import QuantizationPlan, Trial
 from dnexport.spec.recipe import Recipe, recipe_from_values
+from dnexport.spec.target import Target
 
 RTX = "tensorrt-rtx:sm86"
 
@@ -58,6 +63,20 @@ def test_the_state_is_int8_in_the_graph_and_on_each_runtime(state: Bundle) -> No
     assert plan.placement == state.manifest.calibration.placement == "state"
     assert {block.name for block in dense_blocks(model)} <= {layer.layer for layer in plan.layers}
     assert "Placement state" in (state.path / "report.html").read_text()
+
+
+def test_what_surrounds_int8_is_bf16_where_that_is_allowed(folder: Path, state: Bundle) -> None:
+    """Asked for or not, and as this machine can: in what is measured, and in the user's own session."""
+    allowed = recipe(["openvino:cpu"], placement="state").model_copy(update={"allow_execution": ("bf16",)})
+    found = build(allowed, folder / "bf16", Silent(), bench=False).bundle
+    offered = OnnxRuntime().execution(Precision.INT8, Target.parse("openvino:cpu"), ("bf16",))
+    assert found.reports["openvino:cpu"].executed_precision is offered
+    assert state.reports["openvino:cpu"].executed_precision is Execution.INT8_F32
+    images = found.golden().images[:8]
+    with found.session() as mixed, state.session("openvino:cpu") as plain:
+        differ = not np.array_equal(mixed(images), plain(images))
+        assert differ == (offered is Execution.INT8_BF16)
+        assert snr_db(plain(images), mixed(images)) > 10
 
 
 def _type(node: ir.Node | None) -> str:

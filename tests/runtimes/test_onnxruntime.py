@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,17 @@ def test_a_hint_is_read_back_from_the_kernels(tiny_graph: Path) -> None:
     offered = OnnxRuntime().execution(Precision.FP16, target)
     session = OnnxRuntime().load(tiny_graph, target, SessionOptions(offered, 2))
     assert session.executed({}).execution is offered
+
+
+def test_the_float_around_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is f32 unless bf16 is allowed, on a runtime and a processor that have it."""
+    openvino, own = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
+    execution = functools.partial(OnnxRuntime().execution, Precision.INT8)
+    monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32", "BF16"}))
+    assert execution(openvino) is execution(openvino, ["f32"]) is execution(own, ["bf16"]) is Execution.INT8_F32
+    assert execution(openvino, ["f32", "bf16"]) is Execution.INT8_BF16
+    monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32"}))
+    assert execution(openvino, ["bf16"]) is Execution.INT8_F32
 
 
 @pytest.mark.parametrize("name", LOCAL)
