@@ -20,7 +20,8 @@ demo: .venv/demo
 	$(BIN)/dnexport report $(BUILT)/digits-fp16 $(BUILT)/digits-int8 --output $(BUILT)/digits.html
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/dev
 	$(BIN)/ruff format --check

@@ -23,6 +23,8 @@ from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.target import Target
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def fp16(demo: Path) -> Bundle:

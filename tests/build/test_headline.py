@@ -7,6 +7,8 @@ import pytest
 
 from dnexport.bundle.verify import Bundle
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float, float, Path]:

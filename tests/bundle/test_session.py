@@ -210,6 +210,7 @@ print(*(float(np.median(seen)) for seen in times.values()))
 """
 
 
+@pytest.mark.alone
 def test_it_costs_next_to_nothing_over_the_bare_runtime(pixel_bundle: Bundle) -> None:
     """At most 3 % or 50 µs a call; in a process of its own, without the tests' type checks."""
     command = [sys.executable, "-c", SIDE_BY_SIDE, str(pixel_bundle.path)]

@@ -25,6 +25,7 @@ def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...]) -> None
     assert not modules_after(*arguments) & set(HEAVY)
 
 
+@pytest.mark.alone
 def test_help_is_there_at_once(root: Path) -> None:
     """The best of five: the machine may be busy, the program is not."""
     times = []

@@ -27,6 +27,7 @@ from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Bench
 from tests.bundle.test_session import built
 
+pytestmark = pytest.mark.alone
 BLOCK_S = 0.01
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -89,6 +89,7 @@ def test_int8_of_random_weights_is_judged_by_the_second_runtime_only(
         validate_engine(Engine(target, tiny_graph, Precision.FP32), tiny_graph, untrained, lambda *_: None)
 
 
+@pytest.mark.alone
 def test_the_share_of_the_time_that_the_engine_waited(tiny_graph: Path) -> None:
     images = input_from_pixels(tiny_pixels(4), TINY_PREPROCESS)
     reference = graph_logits(tiny_graph, images)

@@ -23,6 +23,7 @@ from dnexport.measure.latency import (
 from dnexport.runtimes.contract import Phases
 from dnexport.runtimes.isolate import Worker
 
+pytestmark = pytest.mark.alone
 IMAGES = np.arange(5 * 4, dtype=np.float32).reshape(5, 1, 2, 2)
 
 

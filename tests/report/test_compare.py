@@ -108,7 +108,6 @@ def test_holms_correction() -> None:
     assert holm([]) == []
 
 
-@pytest.mark.slow
 def test_unchanged_pairs_raise_no_more_false_alarms_than_promised() -> None:
     """2,000 reports of four tests each: two may be wrong, and nine would have a probability below 10⁻³."""
     rng = np.random.default_rng(7)
@@ -232,7 +231,7 @@ def test_a_half_that_could_not_be_compared_is_not_passed(verdicts: dict[str, Cha
     assert Comparison(baseline="old", error_rate=0.001, rows=rows, facts=()).exit_code == code
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_real_runs_are_flagged_only_where_the_engine_is_slower() -> None:
     """Twenty times two runs of the same, and three that wait 5 % longer."""
     with six_sets(1.0) as same, six_sets(1.05) as slower:

@@ -19,6 +19,7 @@ from dnexport.spec.recipe import Bench
 from dnexport.spec.report import Report, json_from_report, report_from_bundles
 from tests.report.handmade import BOARD, NAMES, bundle, everything, ratio, target
 
+pytestmark = pytest.mark.alone  # the demo is timed
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--headless",

@@ -224,7 +224,6 @@ def test_a_full_disk_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.M
     assert {path.name for path in tmp_path.iterdir()} == {"w.state", "w.jsonl", "w.png"}
 
 
-@pytest.mark.slow
 def test_two_processes_come_to_the_weights_of_two_accumulations(tmp_path: Path) -> None:
     for name in ("dark", "light"):
         for part, count in (("train", 16), ("test", 4)):
@@ -256,7 +255,6 @@ def test_two_processes_come_to_the_weights_of_two_accumulations(tmp_path: Path) 
             assert torch.allclose(value, b[key], atol=1e-5), key
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     for name in ("dark", "light"):
         for part, count in (("train", 200), ("test", 10)):
