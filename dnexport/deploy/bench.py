@@ -1,24 +1,21 @@
 """Latency of engines beside PyTorch: eager FP32, and the best of its forms."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
 from dnexport.data.images import Feed, PixelPart, feed_from_pixels
 from dnexport.deploy.engine import Engine
+from dnexport.deploy.references import References, WarmSession
 from dnexport.errors import DnexportError
 from dnexport.measure.conditions import Watch
 from dnexport.measure.environment import installed_bytes
 from dnexport.measure.latency import (
     Blocks,
-    Probe,
-    WarmUp,
     alternate,
     device_times_from_blocks,
     disagreement,
@@ -33,7 +30,7 @@ from dnexport.measure.statistics import fewest_samples, median, ratio_interval
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
-from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
+from dnexport.runtimes.torch_eager import Device, Form
 from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, PartTime, Ratio, Reference
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
@@ -43,10 +40,8 @@ from dnexport.spec.target import Target
 _RESTARTS = Bench().restarts
 _OTHERS = 0.05
 _DRIFT = 0.05
-_SHORT_MS = 10.0
 
 Tick = Callable[[int, int], None]
-_Session = tuple[Worker, WarmUp]
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def measure_engines(
     """
     names = [str(engine.target) for engine in engines]
     watch = Watch()
-    references = _References(factory, images, bench, engines)
+    references = References(factory, images.feed("float32"), bench, engines)
     records: dict[str, _Record] = {name: _Record() for name in names}
     for start in range(bench.restarts):
         with contextlib.ExitStack() as stack:
@@ -155,91 +150,9 @@ def _opened(engine: Engine, images: Images, bench: Bench) -> contextlib.Abstract
     return engine.probe("measuring", images.feed(engine.input_type), threads, cuda_graph=bench.cuda_graph)
 
 
-class _References:
-    """PyTorch's forms, on the devices that the engines use.
-
-    Attributes:
-        tried: by device, the median of each form's trial in milliseconds.
-        failed: why a form took no part.
-    """
-
-    def __init__(
-        self, factory: Callable[[], Any] | None, images: Images, bench: Bench, engines: Sequence[Engine]
-    ) -> None:
-        self._factory, self._images, self._bench = factory, images, bench
-        devices = _devices(engines) if factory else []
-        self.tried: dict[Device, dict[Form, float]] = {device: {} for device in devices}
-        self.failed: dict[Form, str] = {}
-
-    def best(self, device: Device) -> Form:
-        """The fastest form there."""
-        return min(self.tried[device], key=lambda form: self.tried[device][form])
-
-    def kept(self, device: Device) -> list[Form]:
-        """Eager FP32 first; then the best form, if it is another; none where there is no PyTorch."""
-        tried = self.tried.get(device)
-        return list(dict.fromkeys((Form(device=device), self.best(device)))) if tried else []
-
-    def opened(self, stack: contextlib.ExitStack) -> dict[str, _Session]:
-        """The forms that are kept, warmed up, in new processes; the first time all forms are tried."""
-        sessions: dict[str, _Session] = {}
-        for device, tried in self.tried.items():
-            found = self._opened(self.kept(device) or forms_on(device, compiled=self._bench.compile), stack)
-            if not tried:
-                tried.update({form: median(before.last_ms) for form, (_, before) in found.items()})
-                found |= self._single(device, stack)
-                for form in set(found) - set(self.kept(device)):
-                    found.pop(form)[0].close()
-            sessions |= {str(form): found[form] for form in self.kept(device)}
-        return sessions
-
-    def _single(self, device: Device, stack: contextlib.ExitStack) -> dict[Form, _Session]:
-        """The best form on one thread, where queries are so short that threads may cost more than they bring."""
-        best = self.best(device)
-        several = self._bench.threads is None and available_threads() > 1 and device == "cpu"
-        if not several or self.tried[device][best] > _SHORT_MS:
-            return {}
-        found = self._opened([dataclasses.replace(best, single=True)], stack)
-        self.tried[device].update({form: median(before.last_ms) for form, (_, before) in found.items()})
-        return found
-
-    def _opened(self, forms: Sequence[Form], stack: contextlib.ExitStack) -> dict[Form, _Session]:
-        factory, bench, pixels = self._factory, self._bench, self._images.feed("float32")
-        assert factory is not None  # else there is no device
-        threads = bench.threads or available_threads()
-        workers = {f: stack.enter_context(Worker(f"measuring PyTorch ({f})", threads=threads)) for f in forms}
-
-        def create(form: Form) -> None:
-            workers[form].create(Probe, functools.partial(TorchSession, factory, form, threads), pixels)
-
-        # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since
-        # it dies with the thread that started it.
-        with ThreadPoolExecutor(len(workers)) as pool:
-            pending = {form: pool.submit(create, form) for form in forms}
-        found = {}
-        for form, worker in workers.items():
-            try:
-                pending[form].result()
-                found[form] = worker, warmed_up(worker, bench.batch, bench.block_s)
-            except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
-                if form in self.kept(form.device) or form == Form(device=form.device):
-                    raise
-                self.failed[form] = str(exc)
-        return found
-
-
-def _devices(engines: Sequence[Engine]) -> list[Device]:
-    """Where PyTorch can stand beside these engines."""
-    devices: list[Device] = ["cpu"] if any(engine.target.device == "cpu" for engine in engines) else []
-    if any(engine.target.device == "cuda" for engine in engines):
-        with Worker("looking for a GPU with PyTorch") as worker:
-            devices += ["cuda"] if worker.call(cuda_usable) else []
-    return devices
-
-
 def _measure_set(
     start: int,
-    warm: Mapping[str, _Session],
+    warm: Mapping[str, WarmSession],
     engines: Sequence[str],
     beside: Sequence[str],
     records: dict[str, _Record],
@@ -276,13 +189,15 @@ def _profile(worker: Worker, engine: Engine, record: _Record, batch: int) -> Non
         record.notes.append(f"there is no time by part of the network: {exc}")
 
 
-def _rewarmed(warm: Mapping[str, _Session], names: Sequence[str], batch: int, bench: Bench) -> dict[str, _Session]:
+def _rewarmed(
+    warm: Mapping[str, WarmSession], names: Sequence[str], batch: int, bench: Bench
+) -> dict[str, WarmSession]:
     """Some of the sessions, warmed up for another batch size."""
     return {name: (warm[name][0], warmed_up(warm[name][0], batch, bench.block_s)) for name in names}
 
 
 def _alternated(
-    warm: Mapping[str, _Session], engines: Sequence[str], batch: int, bench: Bench, start: int
+    warm: Mapping[str, WarmSession], engines: Sequence[str], batch: int, bench: Bench, start: int
 ) -> dict[str, Blocks]:
     judged = [index for index, name in enumerate(warm) if name in engines]
     workers, before = zip(*warm.values(), strict=True)
@@ -307,7 +222,7 @@ def _enough(bench: Bench, judged: Sequence[int]) -> Callable[[int, Sequence[int]
 
 
 def _benchmark(
-    records: Mapping[str, _Record], engine: Engine, references: _References, bench: Bench, watch: Watch
+    records: Mapping[str, _Record], engine: Engine, references: References, bench: Bench, watch: Watch
 ) -> Benchmark:
     record, device = records[str(engine.target)], _device(engine)
     kept = references.kept(device)

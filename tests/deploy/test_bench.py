@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from dnexport.build.network import reference_factory
 from dnexport.bundle.verify import Bundle
@@ -26,6 +25,7 @@ from dnexport.spec.profile import Profile
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Bench
 from tests.bundle.test_session import built
+from tests.deploy.test_references import NoHalf
 
 pytestmark = pytest.mark.alone
 BLOCK_S = 0.01
@@ -115,16 +115,7 @@ def test_measuring_goes_on_for_as_long_as_was_asked(bundle: Bundle) -> None:
     assert "no PyTorch reference here, so no speed-up" in found.notes
 
 
-class NoHalf(torch.nn.Module):
-    """A network that computes in FP32 only."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.float32:
-            raise TypeError("FP32 only")
-        return x.mean(dim=(2, 3))
-
-
-def test_a_form_that_fails_takes_no_part(bundle: Bundle) -> None:
+def test_a_form_that_fails_is_a_note(bundle: Bundle) -> None:
     bench = Bench(restarts=1, rounds=1, block_s=BLOCK_S, batch=2, threads=1)
     (found,) = measure_bundle(bundle, None, bench, NoHalf, Silent()).values()
     assert set(found.forms_tried) == {"eager fp32", "channels-last fp32"}
