@@ -6,11 +6,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:  # the package is imported under the hook that checks its types
+    from dnexport.spec.archs import AnyArch
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -91,6 +95,31 @@ def evaluate() -> Callable[[ir.Model, np.ndarray], np.ndarray]:
         return session.run(None, {session.get_inputs()[0].name: images})[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def family_graph(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[AnyArch], Path]":
+    """The export of a random network for 32×32 pixels (seed 0), made once, also for tests of other processes."""
+    from dnexport.data.datasets import synthetic
+    from dnexport.data.images import input_from_pixels
+    from dnexport.models.export import export_onnx
+    from dnexport.models.zoo import module_from_seed
+    from tests.networks import FAMILY_PREPROCESS as PREPROCESS
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exports"
+    folder.mkdir(exist_ok=True)
+
+    def graph(arch: "AnyArch") -> Path:
+        path = folder / f"{arch.content_digest()}.onnx"
+        if not path.exists():
+            images = input_from_pixels(synthetic(4, PREPROCESS).pixels(PREPROCESS), PREPROCESS)
+            part = folder / f"{os.getpid()}.onnx"
+            export_onnx(module_from_seed(arch, PREPROCESS.input_size, 0), images, part)
+            part.replace(path)
+        return path
+
+    return graph
 
 
 @pytest.fixture(scope="session")

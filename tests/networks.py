@@ -20,6 +20,7 @@ FAMILY: dict[str, AnyArch] = {
     "dpn b": DpnArch(small=True, b=True, init=8, k_r=16, groups=4, k_sec=(1, 2, 1, 1), inc_sec=(4, 4, 4, 8), classes=6),
 }
 TINY_PREPROCESS = Preprocess(input_size=(16, 16), resize=None)
+FAMILY_PREPROCESS = Preprocess(input_size=(32, 32), resize=None)
 
 
 def tiny_pixels(count: int, seed: int = 0) -> np.ndarray:

@@ -25,7 +25,8 @@ class Miscast(CastFloat16):
 
 
 def test_a_miscast_graph_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(name="r", arch="bc-40-12", weights="random", precision="fp16", targets=("tensorrt-rtx:sm86",))
+    arch = "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)"
+    recipe = Recipe(name="r", arch=arch, weights="random", precision="fp16", targets=("tensorrt-rtx:sm86",))
     good = build(recipe, tmp_path / "good", Silent(), bench=False)
     assert good.bundle.reports["tensorrt-rtx:sm86"].graph_accuracy.snr_db > 35
     monkeypatch.setattr("dnexport.graph.passes_for.CastFloat16", Miscast)

@@ -23,6 +23,7 @@ from tests.models.test_checkpoint import Hostile
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NAME = "densenet-bc-40-12"
+SMALL = "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ CASES = {
     "non-finite weights": (build("--weights", "nan.pth", "--arch", NAME), 3, "has 10 values in classifier.bias that are not finite"),
     "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder empty holds neither images nor class folders"),
     "missing data": (build("--arch", NAME, "--data", "nowhere"), 3, "data folder nowhere does not exist"),
-    "an undecodable image": (build("--arch", NAME, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded"),
+    "an undecodable image": (build("--arch", SMALL, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded: broken/class3/2.png; remove them or replace them"),
     "other classes": (build("--arch", NAME, "--data", "two"), 3, "data two has 2 classes and the network 10"),
     "unknown key": (build("typo.toml"), 2, "typo.toml: unknown key 'targts'; did you mean targets?"),
     "fp16 and int8": (build("--arch", NAME, "--fp16", "--int8"), 2, "--int8 already runs the rest in FP16; drop --fp16"),
@@ -102,12 +103,6 @@ def test_one_sentence_and_the_exit_code(case: str, files: Path, run_cli: Run, tm
     assert "code ran" not in done.stdout
     assert not (tmp_path / "out").exists()
     assert sorted(p.name for p in files.iterdir() if p.name != "engines") == before
-
-
-def test_the_undecodable_image_is_named(files: Path, run_cli: Run, tmp_path: Path) -> None:
-    arguments, _, _ = CASES["an undecodable image"]
-    done = run_cli(*arguments, "--output", str(tmp_path / "out"), cwd=files)
-    assert "broken/class3/2.png; remove them or replace them" in done.stderr
 
 
 def test_a_failure_in_json_is_a_document_too(files: Path, run_cli: Run) -> None:
@@ -152,9 +147,9 @@ def test_a_full_disk_leaves_nothing(files: Path, tmp_path: Path) -> None:
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    program = [sys.executable, "-m", "dnexport.cli", "build", "--no-bench", "--arch", NAME, "--weights", "random", "--fp32", "--target", "onnxruntime:cpu"]  # fmt: skip
+    program = [sys.executable, "-m", "dnexport.cli", "build", "--no-bench", "--arch", SMALL, "--weights", "random", "--fp32", "--target", "onnxruntime:cpu"]  # fmt: skip
     done = subprocess.run([*program, "-o", str(tmp_path / "out")], capture_output=True, text=True, preexec_fn=limit, cwd=files, check=False)  # fmt: skip
     assert done.returncode == 5, done.stderr
     assert re.search(r"error: cannot write .*: file too large; raise the file size limit", done.stderr)
@@ -188,7 +183,7 @@ def test_ctrl_c_leaves_the_earlier_bundle(files: Path, tmp_path: Path, delay: fl
 
 
 def test_a_failing_target_does_not_lose_the_others(files: Path, run_cli: Run, tmp_path: Path) -> None:
-    done = run_cli("build", "--no-bench", "--json", "--arch", NAME, "--weights", "random", "--fp32", "--target", "tensorrt-rtx:sm87",
+    done = run_cli("build", "--no-bench", "--json", "--arch", SMALL, "--weights", "random", "--fp32", "--target", "tensorrt-rtx:sm87",
                    "--target", "onnxruntime:cpu", "-o", str(tmp_path / "out"), cwd=files)  # fmt: skip
     assert done.returncode == 4
     document = json.loads(done.stdout)
@@ -201,7 +196,7 @@ def test_a_failing_target_does_not_lose_the_others(files: Path, run_cli: Run, tm
 
 
 def test_a_target_of_another_machine_is_prepared(files: Path, run_cli: Run, tmp_path: Path) -> None:
-    done = run_cli("build", "--no-bench", "--json", "--arch", NAME, "--weights", "random", "--fp16", "--target", "onnxruntime:cuda",
+    done = run_cli("build", "--no-bench", "--json", "--arch", SMALL, "--weights", "random", "--fp16", "--target", "onnxruntime:cuda",
                    "-o", str(tmp_path / "out"), cwd=files)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)["targets"]["onnxruntime:cuda"]

@@ -1,9 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path
@@ -12,8 +12,6 @@ from dnexport.graph.insert_qdq import InsertQdq, quantization_points
 from dnexport.graph.parts import parts_from_model
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.graph.quantize_state import QuantizeState
-from dnexport.models.export import export_onnx
-from dnexport.models.zoo import module_from_arch
 from dnexport.spec.archs import AnyArch, DenseNetArch, DpnArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Preprocess
@@ -50,11 +48,8 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module", params=sorted(NETWORKS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    path = tmp_path_factory.mktemp("parts") / "model.onnx"
-    torch.manual_seed(0)
-    export_onnx(module_from_arch(NETWORKS[request.param]).eval(), np.zeros((2, 3, 32, 32), np.float32), path)
-    return request.param, path
+def exported(request: pytest.FixtureRequest, family_graph: Callable[[AnyArch], Path]) -> tuple[str, Path]:
+    return request.param, family_graph(NETWORKS[request.param])
 
 
 def lowered(path: Path, precision: Precision, target: str, pixels: Preprocess | None = None) -> ir.Model:

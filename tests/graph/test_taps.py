@@ -1,19 +1,18 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 
 from dnexport.data.images import input_from_pixels
 from dnexport.graph.contract import apply, model_from_path
 from dnexport.graph.insert_qdq import InsertQdq, quantization_points
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.graph.taps import tap_names
-from dnexport.models.export import export_onnx
-from dnexport.models.zoo import module_from_arch
 from dnexport.runtimes.onnxruntime import float_session
 from dnexport.runtimes.taps import tapped
+from dnexport.spec.archs import AnyArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.quantization import Range
 from dnexport.spec.target import Target
@@ -40,11 +39,8 @@ IMAGES = input_from_pixels(tiny_pixels(4).repeat(2, 1).repeat(2, 2), TINY_PREPRO
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILY))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("taps") / "model.onnx"
-    export_onnx(module_from_arch(FAMILY[request.param]).eval(), IMAGES, path)
-    return path
+def exported(request: pytest.FixtureRequest, family_graph: Callable[[AnyArch], Path]) -> Path:
+    return family_graph(FAMILY[request.param])
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])

@@ -1,5 +1,6 @@
 """What every family promises: arithmetic, keys, an export that is the network, engines that are the export."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,19 @@ from dnexport.graph.contract import apply, model_from_path, save_model
 from dnexport.graph.insert_qdq import quantization_points
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv, converted
-from dnexport.models.export import compare_graphs, export_onnx, reference_logits
+from dnexport.models.export import compare_graphs, reference_logits
 from dnexport.models.zoo import module_from_arch, module_from_seed
 from dnexport.runtimes.contract import BuildOptions
 from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.archs import NAMED, AnyArch, CondenseNetArch
 from dnexport.spec.precision import Precision
-from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
 from dnexport.spec.quantization import Quantization
 from dnexport.spec.target import Target
 from tests.graph.test_insert_qdq import table
 from tests.networks import FAMILY, check_arithmetic
+from tests.networks import FAMILY_PREPROCESS as PREPROCESS
 
-PREPROCESS = Preprocess(input_size=(32, 32), resize=None)
 BUILT = {**FAMILY, **{name: named.arch for name, named in NAMED.items() if named.arch.parameters < 3e6}}
 
 
@@ -71,18 +71,18 @@ def test_keys_are_those_of_the_authors(name: str, keys: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, nn.Module]]:
+def graphs(
+    tmp_path_factory: pytest.TempPathFactory, family_graph: Callable[[AnyArch], Path]
+) -> dict[str, tuple[Path, nn.Module]]:
     """Each small network, exported and canonical."""
     folder, images, found = tmp_path_factory.mktemp("family"), batch(4), {}
     for name, arch in FAMILY.items():
-        module = module_from_seed(arch, (32, 32), 0)
-        raw, path = folder / f"{name}.raw.onnx", folder / f"{name}.onnx"
-        export_onnx(module, images, raw)
+        raw, path = family_graph(arch), folder / f"{name}.onnx"
         model = model_from_path(raw)
         apply(canonical_passes(), model)
         save_model(model, path)
         compare_graphs(raw, path, images)
-        found[name] = (path, module)
+        found[name] = (path, module_from_seed(arch, PREPROCESS.input_size, 0))
     return found
 
 
