@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from dnexport.data.datasets import ImageSet, images_from_folder
+from dnexport.data.datasets import images_from_folder
+from dnexport.data.imageset import ImageSet
 from dnexport.data.workers import default_workers
 from dnexport.spec.preprocess import IMAGENET
 

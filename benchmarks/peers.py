@@ -134,7 +134,7 @@ def ours(placement: str, observer: str = "minmax") -> Callable[[Path, np.ndarray
 
         from dnexport.calibrate.calibrate import table_from_images
         from dnexport.calibrate.quantize import kept_by_policy, prepare, quantize, rounded_from_images
-        from dnexport.data.datasets import ImageSet
+        from dnexport.data.imageset import ImageSet
         from dnexport.graph.contract import apply, model_from_path, save_model
         from dnexport.graph.passes_for import canonical_passes
         from dnexport.spec.preprocess import Preprocess

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dnexport.data.datasets import ImageSet, Splits
+from dnexport.data.datasets import Splits
 from dnexport.data.images import input_from_pixels
+from dnexport.data.imageset import ImageSet
 from dnexport.models.zoo import module_from_arch
 from dnexport.spec.archs import arch_from_text
 from dnexport.spec.progress import Silent

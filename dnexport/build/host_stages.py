@@ -16,9 +16,10 @@ from dnexport.build.samples import BuildData, data_from_recipe, golden_from_test
 from dnexport.build.stages import Stages, stage_key
 from dnexport.bundle.verify import TABLE
 from dnexport.calibrate.table import check_table, save_table, table_from_path
-from dnexport.data.datasets import ImageSet, synthetic
+from dnexport.data.datasets import synthetic
 from dnexport.data.disjoint import check_disjoint
 from dnexport.data.images import InputBatch, input_from_pixels
+from dnexport.data.imageset import ImageSet
 from dnexport.errors import RecipeError
 from dnexport.runtimes.arrays import Logits, available_threads, whole_batches
 from dnexport.spec.precision import Precision

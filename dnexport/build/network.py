@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from dnexport.build.pretrained import pretrained
-from dnexport.data.datasets import nameless_classes
+from dnexport.data.imageset import nameless_classes
 from dnexport.errors import ArchError, CheckpointError, DataError, RecipeError
 from dnexport.spec.archs import AnyArch, Arch, FamilyArch, GraphArch, ModuleArch, arch_from_text
 from dnexport.spec.manifest import Manifest, Weights

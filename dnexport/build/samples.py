@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnexport.calibrate.table import table_from_path
-from dnexport.data.datasets import ImageSet, calibration_images, splits_from_source, synthetic
+from dnexport.data.datasets import calibration_images, splits_from_source, synthetic
+from dnexport.data.imageset import ImageSet
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.recipe import Recipe

@@ -8,8 +8,8 @@ import numpy as np
 
 from dnexport.calibrate.collect import histograms_from_batches, ranges_from_batches
 from dnexport.calibrate.observers import MinMax, narrowed
-from dnexport.data.datasets import ImageSet, digest_from_pixels
 from dnexport.data.images import InputBatch, PixelBatch, input_from_pixels
+from dnexport.data.imageset import ImageSet, digest_from_pixels
 from dnexport.errors import DataError
 from dnexport.graph.contract import model_digest, model_from_path
 from dnexport.graph.dense_blocks import states

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from dnexport.calibrate.rounding import Rounded, rounded_weights
-from dnexport.data.datasets import ImageSet, digest_from_pixels
 from dnexport.data.images import InputPart, input_from_pixels
+from dnexport.data.imageset import ImageSet, digest_from_pixels
 from dnexport.errors import DataError, GraphError
 from dnexport.graph.centre_activations import CentreActivations
 from dnexport.graph.contract import Applied, Pass, apply, model_from_path, save_model

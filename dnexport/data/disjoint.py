@@ -1,6 +1,6 @@
 """Images that have calibrated a network must not judge it."""
 
-from dnexport.data.datasets import ImageSet, digest_from_pixels
+from dnexport.data.imageset import ImageSet, digest_from_pixels
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.quantization import CalibrationTable

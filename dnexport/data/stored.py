@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dnexport.data.datasets import ImageSet
 from dnexport.data.images import PixelBatch
+from dnexport.data.imageset import ImageSet
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.record import digest_from_json
 

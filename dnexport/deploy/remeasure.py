@@ -11,8 +11,9 @@ import numpy as np
 
 from dnexport.bundle.session import runnable_target
 from dnexport.bundle.verify import Bundle
-from dnexport.data.datasets import ImageSet, held_out_images, splits_from_source
+from dnexport.data.datasets import held_out_images, splits_from_source
 from dnexport.data.disjoint import check_disjoint
+from dnexport.data.imageset import ImageSet
 from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.engine import engine_from_bundle
 from dnexport.deploy.validate import (

@@ -13,8 +13,8 @@ from typing import get_args
 
 import numpy as np
 
-from dnexport.data.datasets import ImageSet
 from dnexport.data.images import Fed, PixelPart, feed_from_pixels, thumbnail_from_pixels
+from dnexport.data.imageset import ImageSet
 from dnexport.deploy.engine import Engine
 from dnexport.errors import BuildFailed, ParityFailed
 from dnexport.measure.accuracy import accuracy_from_logits, snr_db

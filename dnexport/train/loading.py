@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
-from dnexport.data.datasets import ImageSet
 from dnexport.data.images import PixelBatch, pixels_from_file, pixels_from_image
+from dnexport.data.imageset import ImageSet
 from dnexport.data.workers import mapped
 from dnexport.errors import DataError, UsageError
 from dnexport.spec.preprocess import Preprocess

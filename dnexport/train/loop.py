@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnexport.data.datasets import ImageSet
 from dnexport.data.images import PixelBatch, input_from_pixels
+from dnexport.data.imageset import ImageSet
 from dnexport.data.stored import LARGEST_STORE, store_size, stored_pixels
 from dnexport.data.workers import default_workers
 from dnexport.errors import BuildFailed, TargetUnavailable, UsageError

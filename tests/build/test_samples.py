@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dnexport.build.samples import data_from_recipe, golden_from_test
-from dnexport.data.datasets import digest_from_pixels, digits, synthetic
+from dnexport.data.datasets import digits, synthetic
 from dnexport.data.disjoint import check_disjoint
+from dnexport.data.imageset import digest_from_pixels
 from dnexport.errors import DataError, RecipeError
 from dnexport.spec.preprocess import CIFAR, DIGITS, IMAGENET
 from dnexport.spec.quantization import CalibrationSet, CalibrationTable

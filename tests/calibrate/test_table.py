@@ -7,8 +7,9 @@ import pytest
 from dnexport.calibrate.calibrate import table_from_images
 from dnexport.calibrate.collect import ranges_from_batches
 from dnexport.calibrate.table import check_table, save_table, table_from_path
-from dnexport.data.datasets import ImageSet, synthetic
+from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
+from dnexport.data.imageset import ImageSet
 from dnexport.errors import DataError, GraphError
 from dnexport.graph.contract import model_digest, model_from_path
 from dnexport.graph.dense_blocks import states

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnexport.data.datasets import ImageSet, images_from_folder, nameless_classes, splits_from_source
+from dnexport.data.datasets import images_from_folder, splits_from_source
+from dnexport.data.imageset import ImageSet, nameless_classes
 from dnexport.data.synsets import Synsets, synsets_from_index, synsets_from_text
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import IMAGENET

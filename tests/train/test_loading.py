@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnexport.data.datasets import ImageSet, images_from_folder
+from dnexport.data.datasets import images_from_folder
+from dnexport.data.imageset import ImageSet
 from dnexport.data.stored import stored_pixels
 from dnexport.errors import DataError, UsageError
 from dnexport.spec.preprocess import CIFAR

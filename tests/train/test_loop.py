@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dnexport.data.datasets import ImageSet, Splits
+from dnexport.data.datasets import Splits
+from dnexport.data.imageset import ImageSet
 from dnexport.errors import BuildFailed, CheckpointError, UsageError
 from dnexport.models.zoo import module_from_seed, recognised_from_file
 from dnexport.spec.progress import Silent
