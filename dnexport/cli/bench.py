@@ -59,7 +59,7 @@ def bench(
         from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import documents, show_benchmarks, show_judgements
         from dnexport.deploy.remeasure import judged_again, measure_bundle, reports_now, required_again
-        from dnexport.deploy.reports import report_of_benchmarks
+        from dnexport.deploy.reports import measured_report
         from dnexport.measure.budgets import exit_code
         from dnexport.spec.recipe import Bench
 
@@ -85,7 +85,8 @@ def bench(
         reports = reports_now(opened, {name: {"benchmark": each} for name, each in found.items()})
         judged = judged_again(budgets, reports)
         command = again("bench", bundle, protocol.flags(opened.manifest.recipe.measured), target, require, output)
-        measured = report_of_benchmarks(opened, str(bundle), reports, protocol, judged, command)
+        measured = measured_report(opened, str(bundle), reports, judged, command)
+        measured = measured.model_copy(update={"bench": protocol})
         if output is not None:
             write_measured(measured, output)
         view.document(documents(opened, {name: each.model_dump(mode="json") for name, each in found.items()}, judged))

@@ -25,7 +25,7 @@ def validate(
         from dnexport.cli.output import again, check_report, write_measured
         from dnexport.cli.render import accuracy_notes, accuracy_text, documents, show_judgements
         from dnexport.deploy.remeasure import judged_again, reports_now, required_again, validate_bundle
-        from dnexport.deploy.reports import report_of_accuracy, tested_images
+        from dnexport.deploy.reports import measured_report, tested_images, with_images
         from dnexport.measure.budgets import exit_code
 
         check_report(output)
@@ -36,8 +36,8 @@ def validate(
         judged = judged_again(budgets, reports)
         if output is not None:
             command = again("validate", bundle, ["--data", data] if data else [], target, require, output)
-            images = tested_images(opened, data)
-            write_measured(report_of_accuracy(opened, str(bundle), reports, images, judged, command), output)
+            measured = measured_report(opened, str(bundle), reports, judged, command)
+            write_measured(with_images(measured, tested_images(opened, data)), output)
         view.document(
             documents(opened, {name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged)
         )

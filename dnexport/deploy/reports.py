@@ -12,7 +12,6 @@ from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.budget import Judgement
 from dnexport.spec.manifest import Golden
 from dnexport.spec.metrics import TargetReport
-from dnexport.spec.recipe import Bench
 from dnexport.spec.report import BundleReport, bundle_report, report_from_file
 
 
@@ -30,53 +29,35 @@ def reports_from_path(path: Path) -> tuple[BundleReport, ...]:
     return (made.model_copy(update={"bytes": _size(bundle)}),)
 
 
-def report_of_benchmarks(
-    bundle: Bundle,
-    path: str,
-    targets: Mapping[str, TargetReport],
-    bench: Bench,
-    judged: Sequence[Judgement],
-    command: str,
+def measured_report(
+    bundle: Bundle, path: str, targets: Mapping[str, TargetReport], judged: Sequence[Judgement], command: str
 ) -> BundleReport:
-    """A bundle with the latency that was just measured here, of the targets that were measured.
+    """A bundle with what was just measured here, of the targets that were measured.
 
     Args:
         bundle: verified.
         path: as the user named it.
         targets: `reports_now`.
-        bench: how it was measured.
         judged: budgets on it.
         command: that measured.
     """
-    return _again(bundle, path, targets, judged, command).model_copy(update={"bench": bench})
+    whole = {
+        name: report.model_copy(update={"judgements": tuple(each for each in judged if each.target == name)})
+        for name, report in targets.items()
+    }
+    made = bundle_report(bundle.manifest, bundle.digest, whole, path)
+    return made.model_copy(update={"environment": environment(), "measured_by": command, "bytes": _size(bundle)})
 
 
-def report_of_accuracy(
-    bundle: Bundle,
-    path: str,
-    targets: Mapping[str, TargetReport],
-    golden: Golden,
-    judged: Sequence[Judgement],
-    command: str,
-) -> BundleReport:
-    """A bundle with the accuracy that was just measured here, of the targets that were measured.
-
-    Args:
-        bundle: verified.
-        path: as the user named it.
-        targets: `reports_now`.
-        golden: the images.
-        judged: budgets on it.
-        command: that measured.
-    """
-    accuracy = next(each.accuracy for each in targets.values())
+def with_images(report: BundleReport, golden: Golden) -> BundleReport:
+    """A report whose accuracy was measured on ``golden``, those of `tested_images`, and says so."""
+    accuracy = next(each.accuracy for each in report.targets.values())
     assert accuracy is not None
     update: dict[str, object] = {"top1": accuracy.reference_top1, "samples": accuracy.samples}
-    if golden.source != bundle.manifest.golden.source:  # PyTorch ran again
+    if golden.source != report.golden.source:  # PyTorch ran again
         update |= {"form": str(EAGER), "threads": available_threads()}
-    made = _again(bundle, path, targets, judged, command)
     seen = golden.model_copy(update={"samples": accuracy.samples, "labelled": accuracy.labelled})
-    return made.model_copy(update={"golden": seen, "reference": made.reference.model_copy(update=update)})
+    return report.model_copy(update={"golden": seen, "reference": report.reference.model_copy(update=update)})
 
 
 def tested_images(bundle: Bundle, data: str | None) -> Golden:
@@ -89,17 +70,6 @@ def tested_images(bundle: Bundle, data: str | None) -> Golden:
         return golden
     digest = bundle.manifest.files[GOLDEN]
     return golden.model_copy(update={"source": f"{golden.source}, those in the bundle", "test_digest": digest})
-
-
-def _again(
-    bundle: Bundle, path: str, targets: Mapping[str, TargetReport], judged: Sequence[Judgement], command: str
-) -> BundleReport:
-    whole = {
-        name: report.model_copy(update={"judgements": tuple(each for each in judged if each.target == name)})
-        for name, report in targets.items()
-    }
-    made = bundle_report(bundle.manifest, bundle.digest, whole, path)
-    return made.model_copy(update={"environment": environment(), "measured_by": command, "bytes": _size(bundle)})
 
 
 def _size(bundle: Bundle) -> int:
