@@ -15,6 +15,7 @@ from dnexport.errors import DnexportError
 from dnexport.measure.conditions import Watch
 from dnexport.measure.environment import installed_bytes
 from dnexport.measure.latency import (
+    Answering,
     Blocks,
     alternate,
     device_times_from_blocks,
@@ -161,7 +162,7 @@ def _measure_set(
     watch: Watch,
 ) -> None:
     """All that is measured with one set of processes; ``beside`` are the references that take part in the sweep."""
-    with watch.span([worker.process for worker, _ in warm.values()]):
+    with watch.span({session.process for session, _ in warm.values()}):
         for name, blocks in _alternated(warm, engines, bench.batch, bench, start).items():
             records.setdefault(name, _Record()).blocks.append(blocks)
         watch.read()  # while processors and GPU are still warm from work
@@ -179,12 +180,12 @@ def _measure_set(
         records[name].peaks.append(worker.method("peak_memory"))
 
 
-def _profile(worker: Worker, engine: Engine, record: _Record, batch: int) -> None:
+def _profile(session: Answering, engine: Engine, record: _Record, batch: int) -> None:
     """Time by part of the network. Profiling slows queries, so it comes last; a runtime may fail at it alone."""
     if not engine.parts:
         return
     try:
-        record.parts = part_times(worker.method("kernel_times", batch) or (), engine.parts)
+        record.parts = part_times(session.method("kernel_times", batch) or (), engine.parts)
     except DnexportError as exc:
         record.notes.append(f"there is no time by part of the network: {exc}")
 

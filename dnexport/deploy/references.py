@@ -1,16 +1,17 @@
 """The forms of PyTorch that engines are measured beside: eager FP32, and the best of those that compete."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dnexport.data.images import Fed
 from dnexport.deploy.engine import Engine
-from dnexport.errors import DnexportError
-from dnexport.measure.latency import Probe, WarmUp, warmed_up
+from dnexport.errors import DnexportError, WorkerCrashed
+from dnexport.measure.latency import Answering, Probe, WarmUp, warmed_up
 from dnexport.measure.statistics import median
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
@@ -19,7 +20,42 @@ from dnexport.spec.recipe import Bench
 
 _SHORT_MS = 10.0
 
-WarmSession = tuple[Worker, WarmUp]
+WarmSession = tuple[Answering, WarmUp]
+
+
+class _Forms:
+    """Sessions of one PyTorch module, by form; it lives in a worker."""
+
+    def __init__(self, factory: Callable[[], Any], images: Fed, threads: int) -> None:
+        self._module, self._images, self._threads = factory(), images, threads
+        self._probes: dict[Form, Probe] = {}
+
+    def open(self, form: Form) -> None:
+        """Make a session of a copy of the module, in place of one that was there."""
+        opened = functools.partial(TorchSession, functools.partial(copy.deepcopy, self._module), form, self._threads)
+        self._probes[form] = Probe(opened, self._images)
+
+    def of(self, form: Form, method: str, *arguments: Any) -> Any:
+        """What a session's probe answers."""
+        return getattr(self._probes[form], method)(*arguments)
+
+
+@dataclass(frozen=True)
+class _InProcess:
+    """One of the sessions in a worker that holds `_Forms`."""
+
+    worker: Worker
+    form: Form
+
+    @property
+    def process(self) -> int:
+        return self.worker.process
+
+    def method(self, name: str, *args: Any) -> Any:
+        return self.worker.method("of", self.form, name, *args)
+
+
+_FormSession = tuple[_InProcess, WarmUp]
 
 
 class References:
@@ -52,51 +88,50 @@ class References:
         return list(dict.fromkeys((Form(device=device), self.best(device)))) if tried else []
 
     def opened(self, stack: contextlib.ExitStack) -> dict[str, WarmSession]:
-        """The forms that are kept, warmed up, in new processes; the first time all forms are tried."""
+        """The forms that are kept, warmed up, in a new process a device; the first time all forms are tried there."""
         sessions: dict[str, WarmSession] = {}
         for device, tried in self.tried.items():
-            found = self._opened(self.kept(device) or forms_on(device, compiled=self._bench.compile), stack)
-            if not tried:
-                tried.update({form: median(before.last_ms) for form, (_, before) in found.items()})
-                found |= self._single(device, stack)
-                for form in set(found) - set(self.kept(device)):
-                    found.pop(form)[0].close()
+            if tried:
+                found = self._opened(self.kept(device), stack)
+            else:
+                found = self._opened(forms_on(device, compiled=self._bench.compile), stack)
+                tried |= {form: median(before.last_ms) for form, (_, before) in found.items()}
+                found |= self._on_one_thread(device, found)
             sessions |= {str(form): found[form] for form in self.kept(device)}
         return sessions
 
-    def _single(self, device: Device, stack: contextlib.ExitStack) -> dict[Form, WarmSession]:
+    def _on_one_thread(self, device: Device, found: Mapping[Form, _FormSession]) -> dict[Form, _FormSession]:
         """The best form on one thread, where queries are so short that threads may cost more than they bring."""
         best = self.best(device)
         several = self._bench.threads is None and available_threads() > 1 and device == "cpu"
         if not several or self.tried[device][best] > _SHORT_MS:
             return {}
-        found = self._opened([dataclasses.replace(best, single=True)], stack)
-        self.tried[device].update({form: median(before.last_ms) for form, (_, before) in found.items()})
-        return found
+        form = dataclasses.replace(best, single=True)
+        session = self._warm(found[best][0].worker, form)
+        self.tried[device][form] = median(session[1].last_ms)
+        return {form: session}
 
-    def _opened(self, forms: Sequence[Form], stack: contextlib.ExitStack) -> dict[Form, WarmSession]:
-        factory, bench = self._factory, self._bench
-        assert factory is not None  # else there is no device
-        threads = bench.threads or available_threads()
-        workers = {f: stack.enter_context(Worker(f"measuring PyTorch ({f})", threads=threads)) for f in forms}
-
-        def create(form: Form) -> None:
-            workers[form].create(Probe, functools.partial(TorchSession, factory, form, threads), self._images)
-
-        # Starting PyTorch takes longest: all of its processes load at once. A process is started by this thread, since
-        # it dies with the thread that started it.
-        with ThreadPoolExecutor(len(workers)) as pool:
-            pending = {form: pool.submit(create, form) for form in forms}
+    def _opened(self, forms: Sequence[Form], stack: contextlib.ExitStack) -> dict[Form, _FormSession]:
+        """Forms of one device, in one process: they share PyTorch, and answer in turn."""
+        threads = self._bench.threads or available_threads()
+        worker = stack.enter_context(Worker("measuring PyTorch", threads=threads))
+        worker.create(_Forms, self._factory, self._images, threads)
         found = {}
-        for form, worker in workers.items():
+        for form in forms:
             try:
-                pending[form].result()
-                found[form] = worker, warmed_up(worker, bench.batch, bench.block_s)
+                found[form] = self._warm(worker, form)
             except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
-                if form in self.kept(form.device) or form == Form(device=form.device):
+                if form in (Form(device=form.device), *self.kept(form.device)):
                     raise
                 self.failed[form] = str(exc)
+                if isinstance(exc, WorkerCrashed):  # and the others with it
+                    return self._opened([each for each in forms if each != form], stack)
         return found
+
+    def _warm(self, worker: Worker, form: Form) -> _FormSession:
+        worker.method("open", form)
+        session = _InProcess(worker, form)
+        return session, warmed_up(session, self._bench.batch, self._bench.block_s)
 
 
 def _devices(engines: Sequence[Engine]) -> list[Device]:

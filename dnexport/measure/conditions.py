@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dnexport.runtimes.gpu import gpu_readings
@@ -40,7 +40,7 @@ class Watch:
         self._readings.append(Conditions(at_s=at, load_average=load, cpu_mhz=_cpu_mhz(), **gpu_readings()))
 
     @contextlib.contextmanager
-    def span(self, processes: Sequence[int]) -> Iterator[None]:
+    def span(self, processes: Collection[int]) -> Iterator[None]:
         """Watch the processors while ``processes`` and this one work; what they take is not others'."""
         before, own_before = _processors(), _own(processes)
         yield
@@ -64,7 +64,7 @@ def _processors() -> tuple[float, float] | None:
     return (sum(map(sum, rows)) - idle) / ticks, sum(map(sum, rows)) / ticks
 
 
-def _own(processes: Sequence[int]) -> float | None:
+def _own(processes: Collection[int]) -> float | None:
     """Seconds that these processes and this one have worked."""
     total = sum(os.times()[:2])
     for process in processes:

@@ -1,8 +1,9 @@
 """Latency of several sessions, side by side.
 
-Each session lives in a worker process of its own and waits passively. They are measured in alternating blocks: in each
-round every session answers one block of queries, so that a machine which slows down slows all of them, and each
-round gives one ratio. The first queries after a switch are not counted: they meet cold caches. No outlier is removed.
+Each session lives in another process, each engine in one of its own, and waits passively. They are measured in
+alternating blocks: in each round every session answers one block of queries, so that a machine which slows down slows
+all of them, and each round gives one ratio. The first queries after a switch are not counted: they meet cold caches.
+No outlier is removed.
 
 All of it is done several times with new processes, since where a process lies in memory moves its times as well, and
 no number of rounds within one process shows that.
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from dnexport.measure.statistics import median, percentile, ratio_interval, uppe
 from dnexport.runtimes.arrays import LogitsPart, whole_batches
 from dnexport.runtimes.contract import Executed, KernelTime, Phases, Session
 from dnexport.runtimes.gpu import gpu_millijoules
-from dnexport.runtimes.isolate import Worker
 from dnexport.spec.latency import DeviceTimes, Latency, Ratio
 
 LEAST_QUERIES = 6
@@ -149,6 +149,17 @@ class Probe:
         return self._images[self._next - batch : self._next]
 
 
+class Answering(Protocol):
+    """A `Probe` in another process: in a worker of its own, or one of several in a worker."""
+
+    @property
+    def process(self) -> int:
+        """Its number."""
+
+    def method(self, name: str, *args: Any) -> Any:
+        """Call a method of the probe."""
+
+
 @dataclass(frozen=True)
 class Blocks:
     """What one session did in one set of processes.
@@ -167,13 +178,13 @@ class Blocks:
         return sum(len(block.times_ms) for block in self.rounds)
 
 
-def warmed_up(worker: Worker, batch: int, block_s: float) -> WarmUp:
-    """`Probe.warm_up` of the session in a worker."""
-    return WarmUp(*worker.method("warm_up", batch, block_s))
+def warmed_up(session: Answering, batch: int, block_s: float) -> WarmUp:
+    """`Probe.warm_up` of a session in another process."""
+    return WarmUp(*session.method("warm_up", batch, block_s))
 
 
 def alternate(
-    workers: Sequence[Worker],
+    sessions: Sequence[Answering],
     warm: Sequence[WarmUp],
     *,
     batch: int,
@@ -184,20 +195,20 @@ def alternate(
     """Measure sessions in alternating blocks.
 
     Args:
-        workers: each holds a `Probe`.
+        sessions: a `Probe` each.
         warm: what came before, of each.
         batch: images a query.
         block_s: least length of a block, in seconds.
         enough: told after each round how many rounds there were, and how many queries of each session were measured.
         backwards: the first round is; every other set of processes should have it so.
     """
-    blocks: list[list[Block]] = [[] for _ in workers]
+    blocks: list[list[Block]] = [[] for _ in sessions]
     done = 0
     while not done or not enough(done, [sum(len(b.times_ms) for b in each) for each in blocks]):
         # Every other round runs backwards, so that no session always follows the same neighbour.
-        order = range(len(workers)) if done % 2 == backwards else reversed(range(len(workers)))
+        order = range(len(sessions)) if done % 2 == backwards else reversed(range(len(sessions)))
         for index in order:
-            blocks[index].append(Block(*workers[index].method("block", batch, block_s)))
+            blocks[index].append(Block(*sessions[index].method("block", batch, block_s)))
         done += 1
     return [Blocks(tuple(each), before) for each, before in zip(blocks, warm, strict=True)]
 

@@ -141,8 +141,8 @@ class TorchSession:
     def __init__(self, factory: "Callable[[], torch.nn.Module]", form: Form, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(1 if form.single else threads)
         self._torch, self._form = torch, form
+        self._threads = 1 if form.single else threads
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[form.dtype]
         self._layout = torch.contiguous_format if form.layout == "contiguous" else torch.channels_last
         module = factory().eval().requires_grad_(False)
@@ -151,6 +151,8 @@ class TorchSession:
 
     def __call__(self, images: InputBatch) -> Logits:
         """Run one batch."""
+        if self._torch.get_num_threads() != self._threads:  # the pool is the process's, which may hold other sessions
+            self._torch.set_num_threads(self._threads)
         with self._torch.inference_mode():
             x = self._torch.from_numpy(images).to(self._form.device, self._dtype)
             logits: Logits = self._module(x.contiguous(memory_format=self._layout)).float().cpu().numpy()

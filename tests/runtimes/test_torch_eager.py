@@ -1,6 +1,7 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,15 +38,18 @@ def test_forms_are_named_as_people_name_them() -> None:
 
 
 def test_one_thread_is_one_thread() -> None:
-    """In a process of its own: PyTorch's pool is the process's."""
+    """In a process of its own: PyTorch's pool is the process's, also where sessions answer in turn."""
     with Worker("counting threads") as worker:
-        assert worker.call(_threads, Form(single=True)) == 1
-        assert worker.call(_threads, Form()) == 2
+        assert worker.call(_threads, [Form(single=True), Form()]) == [1, 2, 1, 2]
 
 
-def _threads(form: Form) -> int:
-    TorchSession(functools.partial(module_from_seed, TINY, (16, 16), 0), form, 2)
-    return torch.get_num_threads()
+def _threads(forms: list[Form]) -> list[int]:
+    sessions = [TorchSession(functools.partial(module_from_seed, TINY, (16, 16), 0), form, 2) for form in forms]
+    seen = []
+    for session in sessions * 2:
+        session(np.zeros((1, 3, 16, 16), np.float32))
+        seen.append(torch.get_num_threads())
+    return seen
 
 
 @pytest.mark.skipif(bool(gpu_names()), reason="a GPU is here")
