@@ -1,4 +1,5 @@
-# Two commands: 'make demo' and 'make test'. Each makes .venv, installs and runs; nothing else is needed but Python.
+# For users 'make demo' and 'make test', for contributors also 'make lint' and 'make format'. Each makes .venv,
+# installs and runs; nothing else is needed but Python.
 #
 # On Linux PyPI's PyTorch brings 3 GB of CUDA libraries. Without an NVIDIA GPU say instead
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -14,7 +15,7 @@ export OMP_WAIT_POLICY := passive
 .PHONY: demo test lint format clean
 
 demo: .venv/demo
-	$(BIN)/dnexport train --data digits --arch densenet-bc-40-12 --output $(BUILT)/digits.safetensors
+	$(BIN)/dnexport train --data digits --arch densenet-bc-40-12 --output $(BUILT)/digits.safetensors --resume
 	$(BIN)/dnexport build engines/digits-fp16.toml
 	$(BIN)/dnexport build engines/digits-int8.toml
 	$(BIN)/dnexport report $(BUILT)/digits-fp16 $(BUILT)/digits-int8 --output $(BUILT)/digits.html

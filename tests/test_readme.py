@@ -24,7 +24,7 @@ ELSEWHERE = {
     "pip install '.[host,gpu]'": "run nowhere: it needs a GPU",
     "pip install '.' onnxruntime": "tests/test_device.py installs it",
     "pip install '.[rtx]'": "run nowhere: it needs a GPU",
-    "dnexport build --weights model.safetensors --fp16 --target @jetson-orin --target @rtx --target openvino:cpu --allow-execution bf16": "benchmarks/headline.py builds a fleet, tests/build/test_fleet.py a small one",
+    "dnexport build --weights model.safetensors --fp16 --target @jetson-orin --target @rtx --target openvino:cpu --allow-execution bf16 --allow-execution f32": "benchmarks/headline.py builds a fleet, tests/build/test_fleet.py a small one",
     "dnexport package engines/built/model-fp16 --format tar -o model-fp16.tar": "tests/test_device.py packs and unpacks",
     "dnexport package model-fp16.tar --format folder -o model-fp16": "tests/test_device.py packs and unpacks",
     "dnexport package model-fp16 --format triton --target openvino:cpu -o models": "tests/deploy/test_package.py makes repositories",

@@ -81,6 +81,7 @@ def bench(
             }
         )
         protocol = Bench.model_validate({**opened.manifest.recipe.measured.model_dump(), **asked})
+        protocol = protocol.enough_for(budgets)
         found = measure_bundle(opened, target, protocol, reference_factory(opened.manifest), view)
         reports = reports_now(opened, {name: {"benchmark": each} for name, each in found.items()})
         judged = judged_again(budgets, reports)

@@ -71,7 +71,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_he
 RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe (TOML); flags override it.", show_default=False)]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle that 'dnexport build' made.", show_default=False)]
 Arch = Annotated[
-    str | None, typer.Option(help="A name from 'dnexport archs'.", show_default=False, rich_help_panel=_SOURCE)
+    str | None,
+    typer.Option(
+        help="A name from 'dnexport archs', or a form: densenet(blocks=6-12,k=32).",
+        show_default=False,
+        rich_help_panel=_SOURCE,
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -104,7 +109,8 @@ ClassNames = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="'digits', or a folder with train/ and val/ (or test/), or of class folders (by WordNet id, with a map).",
+        help="'digits'; a folder with train/ and val/ (or test/), or of class folders; CIFAR or SVHN; or images with"
+        " a labels.csv.",
         show_default=False,
     ),
 ]

@@ -126,7 +126,10 @@ def train(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Processes that decode pictures.", show_default="one a processor", rich_help_panel=_EXECUTION
+            min=0,
+            help="Threads that decode pictures, or processes that cut resized crops.",
+            show_default="one a processor, eight at most",
+            rich_help_panel=_EXECUTION,
         ),
     ] = None,
     as_json: o.Json = False,

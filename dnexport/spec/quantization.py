@@ -41,8 +41,8 @@ class Quantization(Record):
     Attributes:
         placement: what is held in int8: what convolutions read (``activation``), or also what a dense block
             concatenates (``state``); ``auto`` builds both, measures both and keeps the faster that meets the budget.
-        transitions: what the 1×1 convolutions behind an average pooling run in; one or two per cent of the work, and
-            their errors reach a whole block.
+        transitions: what the 1×1 convolutions behind an average pooling run in; one to five per cent of the work,
+            and their errors reach a whole block.
         pixel_input: quantize the input on the grid of its pixels (`graph.pixel_input`); needs centring.
         centre: subtract the middle of its range from what convolutions read (`graph.centre_activations`): of ``all``,
             of those without padding (``pointwise``: the 1×1), or of ``none``.

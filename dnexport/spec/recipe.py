@@ -5,13 +5,14 @@ A recipe file states only what differs from the defaults. Paths in it are relati
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dnexport.errors import DnexportError, RecipeError
-from dnexport.spec.budget import Budget, budgets_from_texts
+from dnexport.spec.budget import METRICS, Budget, budgets_from_texts
 from dnexport.spec.engine import EngineOptions
 from dnexport.spec.fleets import expanded
 from dnexport.spec.latency import Scenario
@@ -78,6 +79,11 @@ class Bench(Record):
     scenarios: tuple[Scenario, ...] = ()
     cuda_graph: bool = True
     compile: bool = False
+
+    def enough_for(self, budgets: Sequence[Budget]) -> "Bench":
+        """With as many queries as bound the percentiles that are required, where their number was not said."""
+        needed = max((METRICS[budget.metric].queries for budget in budgets), default=0)
+        return self.model_copy(update={"queries": self.queries or needed or None})
 
     def flags(self, base: "Bench") -> tuple[str, ...]:
         """Of ``dnexport bench``, for what is not as the bundle's recipe has it.
@@ -219,8 +225,9 @@ class Recipe(Record):
 
     @property
     def measured(self) -> Bench:
-        """How latency is measured: at the profile's smallest batch where less was said."""
-        return self.bench.model_copy(update={"batch": self.profile.within(self.bench.batch)})
+        """How latency is measured: at the profile's smallest batch where less was said, enough for the budgets."""
+        bench = self.bench.model_copy(update={"batch": self.profile.within(self.bench.batch)})
+        return bench.enough_for(self.budgets)
 
     @property
     def budgets(self) -> tuple[Budget, ...]:

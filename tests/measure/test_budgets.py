@@ -3,7 +3,8 @@ import pytest
 
 from dnexport.measure.budgets import exit_code, judgements
 from dnexport.measure.latency import Block, Blocks, latency_from_blocks
-from dnexport.spec.budget import Budget
+from dnexport.measure.statistics import fewest_samples
+from dnexport.spec.budget import METRICS, Budget
 from dnexport.spec.latency import Benchmark, Ratio
 from dnexport.spec.metrics import Accuracy, TargetReport
 
@@ -135,3 +136,10 @@ def test_exit_codes() -> None:
     assert exit_code([]) == exit_code([passed]) == 0
     assert exit_code([passed, open_]) == 7
     assert exit_code([open_, failed]) == 6
+
+
+def test_what_is_required_of_a_percentile_is_enough_to_bound_it() -> None:
+    assert {name: metric.queries for name, metric in METRICS.items() if metric.queries} == {
+        "p90": fewest_samples(0.90),
+        "p99": fewest_samples(0.99),
+    }

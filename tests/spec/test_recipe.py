@@ -52,6 +52,14 @@ def test_a_measurement_as_flags_says_the_same() -> None:
     assert Bench().flags(Bench(restarts=2, compile=True)) == ("--restarts", "5", "--no-compile")
 
 
+@pytest.mark.parametrize(("require", "queries"), [((), None), (("p90<=5ms", "snr>=30dB"), 44), (("p90<=5ms", "p99<=9ms"), 459)])  # fmt: skip
+def test_a_required_percentile_is_measured_well_enough(require: tuple[str, ...], queries: int | None) -> None:
+    recipe = Recipe(name="r", arch="densenet121", require=require)
+    assert recipe.measured.queries == queries
+    said = recipe.model_copy(update={"bench": Bench(queries=9)})
+    assert said.measured.queries == 9
+
+
 RECIPES = sorted(path for path in (Path(__file__).parents[2] / "engines").glob("*.toml") if path.name != "fleets.toml")
 
 
