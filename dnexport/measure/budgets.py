@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
-from dnexport.measure.statistics import mean_interval, paired_drop_interval, quantile_interval, share_interval
+from dnexport.measure.statistics import (
+    median,
+    paired_drop_interval,
+    quantile_interval,
+    ratio_interval,
+    share_interval,
+)
 from dnexport.spec.budget import METRICS, Budget, Judgement, Verdict
 from dnexport.spec.latency import Latency
 from dnexport.spec.metrics import Accuracy, TargetReport
 
-_QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+_QUANTILES = {"p90": 0.90, "p99": 0.99}
 _OF_ACCURACY = ("top1", "top1-drop", "agreement", "snr")
 ONE_CLASS = "a network of one class has no top-1: it always names that class"
 _MOST_IMAGES = 1 << 30
@@ -82,14 +88,14 @@ def _of_accuracy(metric: str, accuracy: Accuracy) -> _Found:
 
 
 def _of_latency(metric: str, latency: Latency) -> _Found:
+    # Sets of processes differ, which no number of queries within one shows.
     if metric == "throughput":
-        fastest, slowest = mean_interval(latency.samples_ms)
-        most = 1e3 * latency.batch / fastest if fastest else None
-        return latency.images_per_second, 1e3 * latency.batch / slowest, most
-    low, high = quantile_interval(latency.samples_ms, _QUANTILES[metric])
+        rates = [(1e3 * latency.batch * len(each) / sum(each),) for each in latency.samples_by_set]
+        return latency.images_per_second, *ratio_interval(rates)[1:]
     if metric == "p50":
-        return latency.p50_ms, low, high
+        return latency.p50_ms, *ratio_interval([(median(each),) for each in latency.samples_by_set])[1:]
     # Above, the bound that the report shows.
+    low, _ = quantile_interval(latency.samples_ms, _QUANTILES[metric])
     if metric == "p90":
         return latency.p90_ms, low, latency.p90_bound_ms
     return latency.p99_ms, low, latency.p99_bound_ms
@@ -111,7 +117,9 @@ def _reason(budget: Budget, value: float | None, report: TargetReport) -> str:
         return "images with one answer, or a single one, have no centred ratio; more images would decide it"
     if budget.metric in ("top1", "agreement"):
         return "more images would decide it"
-    return "more queries would decide it"
+    if budget.metric in _QUANTILES:
+        return "more queries would decide it"
+    return "more sets of processes ('dnexport bench --restarts') would decide it"
 
 
 def _more_images(budget: Budget, accuracy: Accuracy) -> str:
@@ -129,6 +137,8 @@ def _more_images(budget: Budget, accuracy: Accuracy) -> str:
 
 def _how(metric: str, report: TargetReport) -> str:
     """The command that measures it."""
+    if metric == "speedup" and report.benchmark is not None:
+        return "there is no speed-up, and a note on the measurement says why"
     if report.file is None:
         return "there is no engine yet: 'dnexport compile' builds it on its device"
     command = "validate" if metric in _OF_ACCURACY else "bench"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -149,6 +149,7 @@ class Probe:
         return self._images[self._next - batch : self._next]
 
 
+@runtime_checkable
 class Answering(Protocol):
     """A `Probe` in another process: in a worker of its own, or one of several in a worker."""
 
@@ -220,6 +221,7 @@ def latency_from_blocks(sets: Sequence[Blocks], *, batch: int, threads: int) -> 
         batch=batch,
         threads=threads,
         samples_ms=samples,
+        sets=tuple(each.queries for each in sets),
         p50_ms=median(samples),
         p90_ms=percentile(samples, 0.90),
         p99_ms=percentile(samples, 0.99),

@@ -41,14 +41,6 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples)))
 
 
-def mean_interval(samples: Sequence[float], z: float = Z95) -> tuple[float, float]:
-    """Interval of the mean by the central limit theorem; of positive samples, from 0 on."""
-    values = np.asarray(samples)
-    middle = float(values.mean())
-    half = z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else middle
-    return max(0.0, middle - half), middle + half
-
-
 def quantile_interval(
     samples: Sequence[float], quantile: float, confidence: float = 0.95
 ) -> tuple[float | None, float | None]:

@@ -1,5 +1,6 @@
 """How fast an engine answers, as nouns: raw samples, unit, summary. Nothing here measures; `measure` does."""
 
+import itertools
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +17,7 @@ class Latency(Record):
         batch: images a query.
         threads: of the runtime.
         samples_ms: every measured query, in order; no outlier is removed.
+        sets: how many of them each set of processes has.
         p50_ms: median.
         p90_ms: 90th percentile; None where the queries are too few to bound it (`measure.statistics`).
         p99_ms: 99th percentile; None likewise.
@@ -28,6 +30,7 @@ class Latency(Record):
     batch: int
     threads: int
     samples_ms: tuple[float, ...]
+    sets: tuple[int, ...]
     p50_ms: float
     p90_ms: float | None
     p99_ms: float | None
@@ -35,6 +38,12 @@ class Latency(Record):
     p99_bound_ms: float | None = None
     images_per_second: float
     warm_up_queries: int
+
+    @property
+    def samples_by_set(self) -> list[tuple[float, ...]]:
+        """The queries of each set of processes, in milliseconds."""
+        ends = list(itertools.accumulate(self.sets))
+        return [self.samples_ms[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class DeviceTimes(Record):

@@ -25,9 +25,12 @@ def accuracy(lost: int, gained: int, n: int = 10_000) -> Accuracy:
     )
 
 
-def benchmark(queries: int = 1000, scale: float = 1.0) -> Benchmark:
-    times = tuple(float(ms) for ms in scale * np.linspace(1, 2, queries))
-    latency = latency_from_blocks([Blocks((Block(times),))], batch=1, threads=2)
+def benchmark(queries: int = 1000, scale: float = 1.0, sets: int = 5) -> Benchmark:
+    """Sets of processes that differ by one per cent each."""
+    times = scale * np.linspace(1, 2, queries // sets)
+    apart = [1 + (index - (sets - 1) / 2) / 100 for index in range(sets)]
+    blocks = [Blocks((Block(tuple(map(float, by * times))),)) for by in apart]
+    latency = latency_from_blocks(blocks, batch=1, threads=2)
     return Benchmark(latency=latency, over_best=Ratio(value=3, low=2.8, high=3.2, starts=((3,), (3,))))
 
 
@@ -97,6 +100,21 @@ def test_what_is_undecided_says_what_would_decide_it() -> None:
     few = REPORT.model_copy(update={"benchmark": benchmark(100)})
     (tail,) = judgements([Budget.parse("p99<=5ms")], few)
     assert (tail.verdict, tail.high, tail.reason) == ("undecided", None, "more queries would decide it")
+
+
+def test_sets_of_processes_are_what_a_median_is_unsure_of() -> None:
+    """By as much, whether they have many queries or few; one set alone tells nothing."""
+    many, few = ([*judgements([Budget.parse("p50<=1.5ms")], REPORT.model_copy(update={"benchmark": benchmark(n)}))] for n in (50_000, 1000))  # fmt: skip
+    assert many[0].verdict == few[0].verdict == "undecided"
+    assert many[0].high - many[0].low == pytest.approx(few[0].high - few[0].low, rel=0.02)
+    for text in ("p50<=9ms", "throughput>=1", "speedup>=2.9"):
+        one = REPORT.model_copy(update={"benchmark": benchmark(sets=1).model_copy(update={"over_best": Ratio(value=3, low=None, high=None, starts=((3,),))})})  # fmt: skip
+        (found,) = judgements([Budget.parse(text)], one)
+        assert (found.verdict, found.low, found.high) == ("undecided", None, None)
+        assert found.reason == "more sets of processes ('dnexport bench --restarts') would decide it"
+    withheld = REPORT.model_copy(update={"benchmark": benchmark().model_copy(update={"over_best": None})})
+    (found,) = judgements([Budget.parse("speedup>=1")], withheld)
+    assert found.reason == "there is no speed-up, and a note on the measurement says why"
 
 
 def test_a_tail_that_is_too_slow_fails_also_with_few_queries() -> None:

@@ -6,7 +6,6 @@ from scipy import stats
 
 from dnexport.measure.statistics import (
     fewest_samples,
-    mean_interval,
     median,
     paired_drop_interval,
     percentile,
@@ -124,15 +123,6 @@ def test_an_upper_bound_is_mlperfs_early_stopping(quantile: float, n: int) -> No
     t = max(t for t in range(1, n) if stats.binom.cdf(t - 1, n, 1 - quantile) <= 0.01 + 1e-12)
     assert upper_bound([float(i) for i in range(1, n + 1)], quantile) == n - t + 1
     assert upper_bound([1.0] * (fewest_samples(quantile) - 1), quantile) is None
-
-
-def test_a_means_interval_is_that_of_the_normal_distribution_and_covers_as_promised() -> None:
-    draws = np.random.default_rng(0).gamma(4, size=(4000, 200))
-    low, high = mean_interval(list(map(float, draws[0])))
-    assert (low, high) == pytest.approx(stats.norm.interval(0.95, draws[0].mean(), stats.sem(draws[0])))
-    inside = [low <= 4 <= high for low, high in (mean_interval(list(map(float, row))) for row in draws)]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.012)
-    assert mean_interval([3.0]) == (0.0, 6.0)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])

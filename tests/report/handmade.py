@@ -68,6 +68,7 @@ def latency(p50: float, batch: int = 1, queries: int = 600) -> Latency:
         batch=batch,
         threads=2,
         samples_ms=tuple(samples.round(4).tolist()),
+        sets=(queries // 5,) * 4 + (queries - 4 * (queries // 5),),
         p50_ms=p50,
         p90_ms=1.07 * p50,
         p99_ms=1.13 * p50,
