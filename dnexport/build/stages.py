@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dnexport.bundle.lock import locked
+from dnexport.bundle.pack import check_outside_bundles
 from dnexport.errors import error_from_os_error
 from dnexport.measure.environment import package_versions
-from dnexport.runtimes.scratch import remove_abandoned
+from dnexport.runtimes.scratch import held, remove_abandoned
 from dnexport.spec.manifest import StageRun
 from dnexport.spec.progress import Progress
 from dnexport.spec.record import digest_from_file, digest_from_json
@@ -39,6 +40,7 @@ class Stages:
         self._root = root
         self._progress = progress
         self._versions = package_versions()
+        check_outside_bundles(root)
         remove_abandoned(root.glob(".*.partial"))
         self.runs: dict[str, StageRun] = {}
 
@@ -89,16 +91,13 @@ class Stages:
 
     def _make(self, folder: Path, identity: dict[str, Any], make: Callable[[Path], None]) -> None:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        with held(partial):
             make(partial)
             done = {"inputs": identity, "files": {path.name: digest_from_file(path) for path in partial.iterdir()}}
             (partial / _INPUTS).write_text(json.dumps(done, indent=1), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _whole(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dnexport.build.network import default_preprocess
+from dnexport.bundle.pack import check_outside_bundles
 from dnexport.data.datasets import Splits, splits_from_source
 from dnexport.errors import DataError, StorageError, UsageError
 from dnexport.spec.archs import FamilyArch, arch_from_text
@@ -83,6 +84,7 @@ def _check_request(request: TrainingRequest) -> None:
         raise UsageError("a new head replaces the one of a checkpoint, and there is none", "add --weights FILE")
     if request.arch:
         arch_from_text(request.arch)
+    check_outside_bundles(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):
         raise StorageError(f"cannot write {output}: permission denied", "choose an --output you may write to")

@@ -9,17 +9,16 @@ import contextlib
 import gzip
 import io
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from dnexport.bundle.pack import ARCHIVE_SUFFIXES, MANIFEST
+from dnexport.bundle.pack import ARCHIVE_SUFFIXES, MANIFEST, check_outside_bundles
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import IntegrityError, UsageError, error_from_os_error
-from dnexport.runtimes.scratch import remove_abandoned, siblings
+from dnexport.runtimes.scratch import held, remove_abandoned, siblings
 
 # What a bundle may hold: the largest plan is far below the one, a golden set and a dozen targets below the others.
 LARGEST_FILE = 4 << 30
@@ -50,21 +49,19 @@ def write_archive(bundle: Bundle, output: Path) -> None:
         raise UsageError(
             f"output {output} does not say which archive it is", f"end it in {' or '.join(ARCHIVE_SUFFIXES)}"
         )
+    check_outside_bundles(output)
     _check_replaceable(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(siblings(output, "partial"))
-        temporary.mkdir()  # a folder: only such ones are removed when this process is killed
-        with (temporary / output.name).open("wb") as file:
+        with held(temporary), (temporary / output.name).open("wb") as file:
             _write(bundle, file, compress=output.name.endswith(".gz"))
             file.flush()
             os.fsync(file.fileno())
-        (temporary / output.name).replace(output)
+            (temporary / output.name).replace(output)
     except OSError as exc:
         raise error_from_os_error(exc, output) from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def unpack_archive(archive: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dnexport.bundle.lock import locked
 from dnexport.errors import BadInput, UsageError, error_from_os_error
-from dnexport.runtimes.scratch import is_abandoned, owner_of, remove_abandoned, siblings
+from dnexport.runtimes.scratch import held, owner_of, remove_abandoned, siblings
 from dnexport.spec.manifest import Manifest
 from dnexport.spec.record import digest_from_file
 
@@ -38,40 +38,35 @@ def staging(destination: Path, check: Callable[[Path], None] | None = None) -> I
         StorageError: the file system refuses.
     """
     destination = Path(os.path.abspath(destination))  # '.' has no name and no parent of its own
+    check_outside_bundles(destination)
     check = check or check_replaceable
     check(destination)
     if os.path.ismount(destination):
         what = f"output {destination} is a mount point, which cannot be replaced as a whole"
         raise UsageError(what, "give a folder inside of it")
     try:
-        temporary = _claimed(destination)
+        with contextlib.ExitStack() as stack:
+            temporary = _claimed(destination, stack)
+            yield temporary
+            _sync(temporary)
+            check(destination)  # something may have been put there meanwhile
+            _put_in_place(temporary, destination)
     except OSError as exc:
         raise error_from_os_error(exc, destination) from exc
-    try:
-        yield temporary
-        _sync(temporary)
-        check(destination)  # something may have been put there meanwhile
-        _put_in_place(temporary, destination)
-    except OSError as exc:
-        raise error_from_os_error(exc, destination) from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _claimed(destination: Path) -> Path:
+def _claimed(destination: Path, stack: contextlib.ExitStack) -> Path:
     """An empty sibling that tells other processes that this one writes ``destination``."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination.with_name(f".{destination.name}.lock")):
-        _restore_retired(destination)
         remove_abandoned(siblings(destination, "partial"))
         for other in siblings(destination, "partial"):
             raise UsageError(
                 f"output {destination} is being written by process {owner_of(other)}",
                 "wait for it or choose another --output",
             )
-        temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-        temporary.mkdir()
-    return temporary
+        _restore_retired(destination)
+        return stack.enter_context(held(destination.with_name(f".{destination.name}.{os.getpid()}.partial")))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -133,9 +128,9 @@ def check_replaceable(destination: Path) -> None:
 def _restore_retired(destination: Path) -> None:
     """Bring back a bundle whose replacement was interrupted between two renames."""
     for retired in siblings(destination, "retired"):
-        if is_abandoned(retired) and not destination.exists():
+        if not destination.exists():
             retired.rename(destination)
-        elif is_abandoned(retired):
+        else:
             shutil.rmtree(retired, ignore_errors=True)
 
 

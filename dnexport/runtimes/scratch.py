@@ -1,6 +1,7 @@
-"""Temporary folders that carry the number of their process, so that what a killed process leaves can be told.
+"""Temporary folders that their process holds, so that what a killed process leaves can be told.
 
-Such a folder is named ``….<process>.partial``.
+Such a folder is named ``….<process>.partial``, and locked while it is worked in: numbers of processes say nothing to
+another container or machine that sees the same folder. They decide where there are no locks.
 """
 
 import contextlib
@@ -8,22 +9,44 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """An empty folder among the system's temporary ones; those of dead processes go."""
     base = Path(tempfile.gettempdir())
-    for left in base.glob(".dnexport.*.partial"):
-        if owner_of(left) != os.getpid() and is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=".dnexport.", suffix=f".{os.getpid()}.partial", dir=base))
-    try:
+    remove_abandoned(left for left in base.glob(".dnexport.*.partial") if owner_of(left) != os.getpid())
+    with held(base / f".dnexport.{uuid.uuid4().hex[:12]}.{os.getpid()}.partial", mode=0o700) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+    """A new folder that no other process takes for abandoned; it goes, unless it was moved away.
+
+    Args:
+        folder: to be made.
+        mode: its permissions, less what the process masks.
+
+    Raises:
+        OSError: it cannot be made, or is there.
+    """
+    with contextlib.ExitStack() as stack:
+        folder.mkdir(mode)
+        stack.callback(_let_go, _lock(folder))
+        if not folder.exists():  # taken away between the two
+            folder.mkdir(mode)
+            stack.callback(_let_go, _lock(folder))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
 
 
 def siblings(path: Path, ending: str) -> list[Path]:
@@ -40,9 +63,49 @@ def remove_abandoned(partials: Iterable[Path]) -> None:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process in a folder's name has ended; a folder of our own number is an earlier process's."""
+    """Whether no process works in a folder any more."""
+    free = _free(folder)
+    if free is not None:
+        return free
     owner = owner_of(folder)
     return owner is not None and (owner == os.getpid() or not _alive(owner))
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder until this process ends or lets go; None where the system has no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # some network file systems
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _let_go(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _free(folder: Path) -> bool | None:
+    """Whether nobody holds a folder; None where the system does not tell."""
+    if fcntl is None:
+        return None
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return True
 
 
 def owner_of(folder: Path) -> int | None:

@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnexport.build.stages import Stages
+from dnexport.bundle.archive import write_archive
 from dnexport.bundle.pack import MANIFEST, check_outside_bundles, staging, write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import BadInput, IntegrityError, StorageError, UsageError
 from dnexport.measure.environment import environment
+from dnexport.runtimes.scratch import held
 from dnexport.spec.manifest import SCHEMA, Golden, Manifest, ReferenceRun, Weights
 from dnexport.spec.metrics import TargetReport
+from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Recipe
 from tests.networks import TINY, TINY_PREPROCESS
 
@@ -103,13 +107,9 @@ def test_a_digest_had_by_another_way_pins_the_bundle(bundle: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_bundle(bundle: Path) -> None:
-    with subprocess.Popen(["sleep", "30"]) as other:
-        partial = bundle.with_name(f".bundle.{other.pid}.partial")
-        partial.mkdir()
-        with pytest.raises(UsageError, match=rf"is being written by process {other.pid}; wait for it"), staging(bundle):
-            pass
-        other.kill()
-        other.wait()
+    words = "is being written by process 4711; wait for it"
+    with held(bundle.with_name(".bundle.4711.partial")), pytest.raises(UsageError, match=words), staging(bundle):
+        pass
     write_bundle(bundle, b"newer")  # that process is gone
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 
@@ -254,3 +254,14 @@ def test_a_file_is_not_written_into_a_bundle(bundle: Path, tmp_path: Path) -> No
     check_outside_bundles(tmp_path / "r.html")
     with pytest.raises(UsageError, match="has 64 hexadecimal digits, and 'abc' is none; 'dnexport build' prints it"):
         Bundle.open(bundle, "abc")
+
+
+def test_nothing_is_written_into_a_bundle(bundle: Path) -> None:
+    """Its manifest would not know it, and the bundle could not be opened any more."""
+    with pytest.raises(UsageError, match=r"lies in bundle .*, which would be damaged"), staging(bundle / "inner"):
+        pass
+    with pytest.raises(UsageError, match="lies in bundle"):
+        write_archive(Bundle.open(bundle), bundle / "b.tar")
+    with pytest.raises(UsageError, match="lies in bundle"):
+        Stages(bundle / "engines" / ".stages", Silent())
+    Bundle.open(bundle)
