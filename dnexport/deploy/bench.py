@@ -1,46 +1,33 @@
 """Latency of engines beside PyTorch: eager FP32, and the best of its forms."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from dnexport.data.images import Feed, PixelPart, feed_from_pixels
+from dnexport.deploy.benchmark import Collected, Refused, benchmark_from_records
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.references import References, WarmSession
-from dnexport.errors import DnexportError
+from dnexport.errors import DnexportError, WorkerCrashed
 from dnexport.measure.conditions import Watch
-from dnexport.measure.environment import installed_bytes
 from dnexport.measure.latency import (
     Answering,
     Blocks,
     alternate,
-    device_times_from_blocks,
-    disagreement,
-    latency_from_blocks,
-    millijoules_per_image,
-    ratio_alone,
-    ratio_from_blocks,
     warmed_up,
 )
 from dnexport.measure.parts import part_times
-from dnexport.measure.statistics import fewest_samples, median, ratio_interval
+from dnexport.measure.statistics import median
 from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
-from dnexport.runtimes.registry import runtime_for
-from dnexport.runtimes.torch_eager import Device, Form
-from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, PartTime, Ratio, Reference
+from dnexport.spec.latency import Benchmark
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.profile import Profile
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
 from dnexport.spec.target import Target
-
-_RESTARTS = Bench().restarts
-_OTHERS = 0.05
-_DRIFT = 0.05
 
 Tick = Callable[[int, int], None]
 
@@ -75,29 +62,6 @@ def bench_images(pixels: PixelPart, preprocess: Preprocess, bench: Bench, profil
     return Images(feed_from_pixels(whole_batches(pixels[: max(16, largest)], largest), preprocess), sweep)
 
 
-@dataclass
-class _Record:
-    """What is known of one session after some sets of processes.
-
-    Attributes:
-        blocks: at the asked batch, by set.
-        multi_stream: with eight images a query, by set.
-        rates: images a second by batch size, by set.
-        cold: opening and first query, milliseconds, by set.
-        peaks: bytes of memory, by set.
-        parts: time by part of the network, of one profile after all else.
-        notes: why there is none.
-    """
-
-    blocks: list[Blocks] = field(default_factory=list)
-    multi_stream: list[Blocks] = field(default_factory=list)
-    rates: dict[int, list[float]] = field(default_factory=dict)
-    cold: list[tuple[float, float]] = field(default_factory=list)
-    peaks: list[int | None] = field(default_factory=list)
-    parts: tuple[PartTime, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-
 def measure_engines(
     engines: Sequence[Engine], factory: Callable[[], Any] | None, images: Images, bench: Bench, tick: Tick
 ) -> dict[Target, Benchmark]:
@@ -113,7 +77,7 @@ def measure_engines(
     names = [str(engine.target) for engine in engines]
     watch = Watch()
     references = References(factory, images.feed("float32"), bench, engines)
-    records: dict[str, _Record] = {name: _Record() for name in names}
+    records: dict[str, Collected] = {name: Collected() for name in names}
     for start in range(bench.restarts):
         with contextlib.ExitStack() as stack:
             sessions = references.opened(stack)
@@ -121,14 +85,14 @@ def measure_engines(
                 worker = stack.enter_context(_opened(engine, images, bench))
                 records[name].cold.append(worker.method("first_query", bench.batch))
                 sessions[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
-            beside = [str(references.best(device)) for device in references.tried]
+            beside = [str(form) for device in references.tried for form in references.swept(device)]
             _measure_set(start, sessions, names, beside, records, images, bench, watch)
             if start == bench.restarts - 1:
                 for name, engine in zip(names, engines, strict=True):
                     _profile(sessions[name][0], engine, records[name], bench.batch)
         tick(start + 1, bench.restarts)
     watch.read()
-    return {engine.target: _benchmark(records, engine, references, bench, watch) for engine in engines}
+    return {engine.target: benchmark_from_records(records, engine, references, bench, watch) for engine in engines}
 
 
 def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, tick: Tick) -> list[list[Blocks]]:
@@ -156,31 +120,54 @@ def _measure_set(
     warm: Mapping[str, WarmSession],
     engines: Sequence[str],
     beside: Sequence[str],
-    records: dict[str, _Record],
+    records: dict[str, Collected],
     images: Images,
     bench: Bench,
     watch: Watch,
 ) -> None:
     """All that is measured with one set of processes; ``beside`` are the references that take part in the sweep."""
-    with watch.span({session.process for session, _ in warm.values()}):
-        for name, blocks in _alternated(warm, engines, bench.batch, bench, start).items():
-            records.setdefault(name, _Record()).blocks.append(blocks)
-        watch.read()  # while processors and GPU are still warm from work
-        if "multi-stream" in bench.scenarios:
-            asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
-            for name, blocks in _alternated(asked, engines, MULTI_STREAM_BATCH, bench, start).items():
-                records[name].multi_stream.append(blocks)
-        once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
-        for size in images.sweep:
-            swept = _rewarmed(warm, [*beside, *engines], size, bench)
-            for name, blocks in _alternated(swept, engines, size, once, start).items():
-                rate = 1e3 * size / median(blocks.rounds[0].times_ms)
-                records[name].rates.setdefault(size, []).append(rate)
-    for name, (worker, _) in warm.items():
-        records[name].peaks.append(worker.method("peak_memory"))
+
+    def measured(sessions: Mapping[str, WarmSession], batch: int, protocol: Bench) -> dict[str, Blocks]:
+        with watch.span({session.process for session, _ in sessions.values()}):
+            return _alternated(sessions, engines, batch, protocol, start)
+
+    for name, blocks in measured(warm, bench.batch, bench).items():
+        records.setdefault(name, Collected()).blocks.append(blocks)
+    watch.read()  # while processors and GPU are still warm from work
+    if "multi-stream" in bench.scenarios:
+        asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
+        for name, blocks in measured(asked, MULTI_STREAM_BATCH, bench).items():
+            records[name].multi_stream.append(blocks)
+    once = bench.model_copy(update={"rounds": 1, "queries": None, "duration_s": None})
+    references = {name: warm[name] for name in beside}
+    for size in images.sweep:
+        references = _able(references, records, size, bench)
+        for name, blocks in measured({**references, **_rewarmed(warm, engines, size, bench)}, size, once).items():
+            rate = 1e3 * size / median(blocks.rounds[0].times_ms)
+            records[name].rates.setdefault(size, []).append(rate)
+    for name in engines:
+        records[name].peaks.append(warm[name][0].method("peak_memory"))
 
 
-def _profile(session: Answering, engine: Engine, record: _Record, batch: int) -> None:
+def _able(
+    references: Mapping[str, WarmSession], records: Mapping[str, Collected], batch: int, bench: Bench
+) -> dict[str, WarmSession]:
+    """Those that take queries of that size, warmed up; one that runs out of memory takes no part from there on."""
+    able: dict[str, WarmSession] = {}
+    gone: set[int] = set()
+    for name, (session, _) in references.items():
+        refused = records[name].refused
+        if session.process in gone or (refused is not None and refused.batch <= batch):
+            continue
+        try:
+            able |= _rewarmed(references, [name], batch, bench)
+        except DnexportError as exc:
+            records[name].refused = Refused(batch, str(exc))
+            gone |= {session.process} if isinstance(exc, WorkerCrashed) else set()
+    return {name: warm for name, warm in able.items() if warm[0].process not in gone}
+
+
+def _profile(session: Answering, engine: Engine, record: Collected, batch: int) -> None:
     """Time by part of the network. Profiling slows queries, so it comes last; a runtime may fail at it alone."""
     if not engine.parts:
         return
@@ -220,130 +207,3 @@ def _enough(bench: Bench, judged: Sequence[int]) -> Callable[[int, Sequence[int]
         )
 
     return enough
-
-
-def _benchmark(
-    records: Mapping[str, _Record], engine: Engine, references: References, bench: Bench, watch: Watch
-) -> Benchmark:
-    record, device = records[str(engine.target)], _device(engine)
-    kept = references.kept(device)
-    threads = bench.threads or available_threads()
-    latency = functools.partial(latency_from_blocks, threads=threads)
-    peaks = [peak for peak in record.peaks if peak is not None]
-    speedups, notes = [], list(record.notes)
-    notes += [f"PyTorch {form} took no part: {why}" for form, why in references.failed.items() if form.device == device]
-    for form in kept:
-        ratio, note = _speedup(form, records[str(form)], record)
-        speedups.append(ratio)
-        notes += [note] if note else []
-    beside = {str(form): records[str(form)] for form in kept}
-    best = records[str(kept[-1])] if kept else None
-    queries = sum(blocks.queries for blocks in record.blocks)
-    quantiles = [("p90", 0.90, queries), ("p99", 0.99, queries)]
-    if record.multi_stream:
-        eights = sum(blocks.queries for blocks in record.multi_stream)
-        quantiles.append((f"p99 of queries of {MULTI_STREAM_BATCH}", 0.99, eights))
-    return Benchmark(
-        latency=latency(record.blocks, batch=bench.batch),
-        device=device_times_from_blocks(record.blocks),
-        references=tuple(
-            Reference(
-                form=str(form),
-                latency=latency_from_blocks(
-                    records[str(form)].blocks, batch=bench.batch, threads=1 if form.single else threads
-                ),
-            )
-            for form in kept
-        ),
-        forms_tried={str(form): ms for form, ms in references.tried.get(device, {}).items()},
-        over_eager=speedups[0] if kept else None,
-        over_best=speedups[-1] if kept else None,
-        multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
-        offline=tuple(_point(size, rates, best) for size, rates in record.rates.items()),
-        cold_start=ColdStart(
-            open_ms=median([opened for opened, _ in record.cold]),
-            first_query_ms=median([first for _, first in record.cold]),
-            starts=len(record.cold),
-        ),
-        peak_memory_bytes=max(peaks) if peaks else None,
-        install_bytes=installed_bytes(runtime_for(engine.target).packages(engine.target)),
-        millijoules_per_image=millijoules_per_image(record.blocks, bench.batch),
-        conditions=watch.readings,
-        others_share=watch.others_share,
-        parts=record.parts,
-        notes=(*notes, *_weaknesses(record, beside, bench, quantiles), *_disturbances(records, watch)),
-    )
-
-
-def _device(engine: Engine) -> Device:
-    return "cuda" if engine.target.device == "cuda" else "cpu"
-
-
-def _speedup(form: Form, reference: _Record, engine: _Record) -> tuple[Ratio | None, str]:
-    """The ratio; or None, where blocks alone contradict it, and the note that says so."""
-    ratio, alone = (between(reference.blocks, engine.blocks) for between in (ratio_from_blocks, ratio_alone))
-    apart = disagreement(alone, ratio)
-    if apart is None:
-        return ratio, ""
-    return None, (
-        f"the speed-up over PyTorch {form} is withheld: it is {ratio} in alternating blocks and {alone} in blocks"
-        f" alone, {apart:.0%} apart, so the sessions disturb each other"
-    )
-
-
-def _point(size: int, rates: Sequence[float], best: _Record | None) -> BatchPoint:
-    value, low, high = ratio_interval([(rate,) for rate in rates])
-    reference = ratio_interval([(rate,) for rate in best.rates[size]])[0] if best else None
-    return BatchPoint(batch=size, images_per_second=value, low=low, high=high, reference=reference)
-
-
-def _weaknesses(
-    engine: _Record, references: Mapping[str, _Record], bench: Bench, quantiles: Sequence[tuple[str, float, int]]
-) -> list[str]:
-    """What makes the numbers weak.
-
-    Args:
-        engine: what was measured of it.
-        references: by form of PyTorch.
-        bench: how it was measured.
-        quantiles: name, quantile, and of how many queries.
-    """
-    notes = []
-    for label, quantile, queries in quantiles:
-        if queries < (needed := fewest_samples(quantile)):
-            notes.append(
-                f"{label} is withheld: it needs {needed} queries, {queries} were measured;"
-                f" 'dnexport bench --queries {needed}' measures them"
-            )
-    for what, record in {
-        "the engine": engine,
-        **{f"PyTorch {form}": each for form, each in references.items()},
-    }.items():
-        if unsteady := sum(not blocks.warm_up.steady for blocks in record.blocks):
-            notes.append(f"{unsteady} of {len(record.blocks)} warm-ups ended before {what} was steady within 3 %")
-    if not references:
-        notes.append("no PyTorch reference here, so no speed-up")
-    elif not bench.compile:
-        notes.append("torch.compile was not among the PyTorch forms; 'dnexport bench --compile' adds it")
-    if bench.restarts < _RESTARTS:
-        notes.append(f"{bench.restarts} sets of processes were measured; {_RESTARTS} are the default")
-    return notes
-
-
-def _disturbances(records: Mapping[str, _Record], watch: Watch) -> list[str]:
-    """What the machine did beside."""
-    notes = []
-    if watch.others_share is not None and watch.others_share > _OTHERS:
-        notes.append(f"other programs took {watch.others_share:.0%} of the processors' time meanwhile")
-    medians = [
-        [median([ms for block in blocks.rounds for ms in block.times_ms]) for blocks in record.blocks]
-        for record in records.values()
-    ]
-    drift, _, _ = ratio_interval([(each[-1] / each[0],) for each in medians])
-    if abs(drift - 1) > _DRIFT:
-        word = "slower" if drift > 1 else "faster"
-        notes.append(f"the machine was {max(drift, 1 / drift) - 1:.0%} {word} at the end than at the beginning")
-    held_down = sorted({reason for reading in watch.readings for reason in reading.gpu_throttled})
-    if held_down:
-        notes.append(f"the GPU's clock was held down: {', '.join(held_down)}")
-    return notes

@@ -27,13 +27,19 @@ class _Forms:
     """Sessions of one PyTorch module, by form; it lives in a worker."""
 
     def __init__(self, factory: Callable[[], Any], images: Fed, threads: int) -> None:
-        self._module, self._images, self._threads = factory(), images, threads
+        self._factory, self._images, self._threads = factory, images, threads
+        self._module = factory()
         self._probes: dict[Form, Probe] = {}
 
     def open(self, form: Form) -> None:
         """Make a session of a copy of the module, in place of one that was there."""
-        opened = functools.partial(TorchSession, functools.partial(copy.deepcopy, self._module), form, self._threads)
-        self._probes[form] = Probe(opened, self._images)
+        self._probes[form] = Probe(functools.partial(TorchSession, self._copy, form, self._threads), self._images)
+
+    def _copy(self) -> Any:
+        try:
+            return copy.deepcopy(self._module)
+        except Exception:  # a module of the user's own may hold what cannot be copied
+            return self._factory()
 
     def of(self, form: Form, method: str, *arguments: Any) -> Any:
         """What a session's probe answers."""
@@ -87,18 +93,27 @@ class References:
         tried = self.tried.get(device)
         return list(dict.fromkeys((Form(device=device), self.best(device)))) if tried else []
 
+    def swept(self, device: Device) -> list[Form]:
+        """What stands beside a sweep: the best form; where it is faster on one thread, larger batches need them all."""
+        wanted = "offline" in self._bench.scenarios and self.tried.get(device)
+        best = [self.best(device)] if wanted else []
+        return [*best, *(dataclasses.replace(form, single=False) for form in best if form.single)]
+
     def opened(self, stack: contextlib.ExitStack) -> dict[str, WarmSession]:
         """The forms that are kept, warmed up, in a new process a device; the first time all forms are tried there."""
         sessions: dict[str, WarmSession] = {}
         for device, tried in self.tried.items():
             if tried:
-                found = self._opened(self.kept(device), stack)
+                found = self._opened(self._wanted(device), stack)
             else:
                 found = self._opened(forms_on(device, compiled=self._bench.compile), stack)
                 tried |= {form: median(before.last_ms) for form, (_, before) in found.items()}
                 found |= self._on_one_thread(device, found)
-            sessions |= {str(form): found[form] for form in self.kept(device)}
+            sessions |= {str(form): found[form] for form in self._wanted(device)}
         return sessions
+
+    def _wanted(self, device: Device) -> list[Form]:
+        return list(dict.fromkeys((*self.kept(device), *self.swept(device))))
 
     def _on_one_thread(self, device: Device, found: Mapping[Form, _FormSession]) -> dict[Form, _FormSession]:
         """The best form on one thread, where queries are so short that threads may cost more than they bring."""
@@ -121,7 +136,7 @@ class References:
             try:
                 found[form] = self._warm(worker, form)
             except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
-                if form in (Form(device=form.device), *self.kept(form.device)):
+                if form in (Form(device=form.device), *self._wanted(form.device)):
                     raise
                 self.failed[form] = str(exc)
                 if isinstance(exc, WorkerCrashed):  # and the others with it

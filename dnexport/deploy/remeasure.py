@@ -16,6 +16,7 @@ from dnexport.data.disjoint import check_disjoint
 from dnexport.data.imageset import ImageSet
 from dnexport.deploy.bench import bench_images, measure_engines
 from dnexport.deploy.engine import engine_from_bundle
+from dnexport.deploy.known_bad import package_of
 from dnexport.deploy.validate import (
     Samples,
     Validated,
@@ -26,7 +27,7 @@ from dnexport.deploy.validate import (
 )
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.budgets import judgements
-from dnexport.measure.environment import environment
+from dnexport.measure.environment import environment, package_versions
 from dnexport.measure.latency import Probe
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.contract import Executed
@@ -115,18 +116,21 @@ def required_again(bundle: Bundle, require: Sequence[str] | None) -> tuple[Budge
 def reports_now(bundle: Bundle, measured: Mapping[str, Mapping[str, object]]) -> dict[str, TargetReport]:
     """What is known of engines on this machine: what was measured now, the rest as it was measured on one like it.
 
-    What was measured elsewhere is of another machine, and left out.
+    What was measured on another machine, or with another version of the runtime, is left out.
 
     Args:
         bundle: verified.
         measured: by target, fields of its report.
     """
-    here = environment().hardware_digest
+    here, versions = environment().hardware_digest, package_versions()
     found = {}
     for name, fields in measured.items():
         earlier, known = bundle.reports[name], dict(fields)
-        if earlier.measured_on != here:
-            earlier = earlier.model_copy(update=dict.fromkeys(("accuracy", "cross_check", "benchmark")))
+        package = package_of(Target.parse(name))
+        known_version = (earlier.built_with or bundle.manifest.environment.versions).get(package)
+        if earlier.measured_on != here or known_version != versions.get(package):
+            update = {**dict.fromkeys(("accuracy", "cross_check", "benchmark")), "notes": ()}
+            earlier = earlier.model_copy(update=update)
             known = known if "proof" in known else {**known, **_executed(bundle, name)}
         found[name] = earlier.model_copy(update={**known, "measured_on": here})
     return found

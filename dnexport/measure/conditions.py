@@ -65,15 +65,15 @@ def _processors() -> tuple[float, float] | None:
 
 
 def _own(processes: Collection[int]) -> float | None:
-    """Seconds that these processes and this one have worked."""
-    total = sum(os.times()[:2])
+    """Seconds that these processes and this one have worked, and those they started, a compiler for instance."""
+    total = sum(os.times()[:4])
     for process in processes:
         try:
             # The name before the last parenthesis may hold spaces.
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return total
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dnexport.build.network import reference_factory
 from dnexport.bundle.verify import Bundle
@@ -15,7 +16,7 @@ from dnexport.deploy.bench import bench_images
 from dnexport.deploy.remeasure import judged_again, measure_bundle, reports_now
 from dnexport.errors import UsageError, WorkerCrashed
 from dnexport.measure.conditions import Watch
-from dnexport.measure.environment import installed_bytes
+from dnexport.measure.environment import installed_bytes, package_versions
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.torch_eager import EAGER
 from dnexport.spec.budget import Budget
@@ -25,7 +26,7 @@ from dnexport.spec.profile import Profile
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Bench
 from tests.bundle.test_session import built
-from tests.deploy.test_references import NoHalf
+from tests.deploy.test_references import Mean, NoHalf
 
 pytestmark = pytest.mark.alone
 BLOCK_S = 0.01
@@ -121,6 +122,37 @@ def test_a_form_that_fails_is_a_note(bundle: Bundle) -> None:
     assert set(found.forms_tried) == {"eager fp32", "channels-last fp32"}
     assert any(note.startswith("PyTorch channels-last bf16 took no part: ") for note in found.notes)
     assert any("FP32 only" in note for note in found.notes)
+
+
+class NoLarge(Mean):
+    """A network that has no memory for eight images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) >= 8:
+            raise MemoryError("eight are too many")
+        return super().forward(x)
+
+
+def test_a_reference_that_fails_at_a_batch_of_the_sweep_takes_no_part_from_there_on(bundle: Bundle) -> None:
+    bench = Bench(restarts=2, rounds=1, block_s=BLOCK_S, batch=2, threads=1, scenarios=("offline",))
+    (found,) = measure_bundle(bundle, None, bench, NoLarge, Silent()).values()
+    assert [(point.batch, point.reference is None) for point in found.offline] == [(2, False), (4, False), (8, True)]
+    (note,) = [note for note in found.notes if "in the sweep" in note]
+    assert note.startswith(f"PyTorch {found.references[-1].form} took no part in the sweep from batch 8 on: ")
+    assert found.over_eager is not None or any("is withheld" in each for each in found.notes)
+
+
+def test_what_another_version_of_the_runtime_answered_is_left_out(
+    bundle: Bundle, measured: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = {**package_versions(), "onnxruntime": "99.0"}
+    monkeypatch.setattr("dnexport.deploy.remeasure.package_versions", lambda: newer)
+    (name,) = bundle.reports
+    said = bundle.reports[name].model_copy(update={"notes": ("not run here",)})
+    older = Bundle(bundle.path, bundle.manifest, {name: said}, bundle.digest)
+    found = reports_now(older, {name: {"benchmark": measured}})[name]
+    assert (found.accuracy, found.notes) == (None, ())
+    assert found.executed_precision is Execution.F32
 
 
 def test_what_was_measured_elsewhere_is_left_out(bundle: Bundle, measured: Benchmark) -> None:

@@ -1,5 +1,7 @@
 """Which forms of PyTorch stand beside an engine."""
 
+import dataclasses
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,9 +46,9 @@ class Broken(Mean):
         raise TypeError("nothing goes")
 
 
-def references(factory: Callable[[], Any] | None, threads: int | None = 1) -> References:
+def references(factory: Callable[[], Any] | None, threads: int | None = 1, *scenarios: str) -> References:
     engine = Engine(Target.parse("onnxruntime:cpu"), Path("engine"), Precision.FP32)
-    return References(factory, IMAGES, Bench(block_s=0.01, threads=threads), [engine])
+    return References(factory, IMAGES, Bench(block_s=0.01, threads=threads, scenarios=scenarios), [engine])
 
 
 def opened(found: References) -> list[str]:
@@ -85,6 +87,32 @@ def test_one_thread_competes_where_queries_are_short() -> None:
     found = references(Mean, threads=None)
     opened(found)
     assert any(form.single for form in found.tried["cpu"]) == (available_threads() > 1)
+
+
+def test_a_sweep_has_all_threads_beside_it() -> None:
+    """The best form of short queries may be on one thread; larger batches would make that a weak reference."""
+    found = references(Mean, 1, "offline")
+    assert found.swept("cpu") == []
+    single = dataclasses.replace(EAGER, single=True)
+    found.tried["cpu"] |= {EAGER: 2.0, single: 1.0}
+    assert found.swept("cpu") == [single, EAGER]
+    found.tried["cpu"] = {EAGER: 1.0, single: 2.0}
+    assert found.swept("cpu") == [EAGER]
+    other = references(Mean)
+    other.tried["cpu"] = found.tried["cpu"]
+    assert other.swept("cpu") == []
+
+
+class Uncopyable(Mean):
+    """It holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_a_module_that_cannot_be_copied_is_made_anew() -> None:
+    assert opened(references(Uncopyable))[0] == "eager fp32"
 
 
 def test_without_pytorch_there_is_none() -> None:
