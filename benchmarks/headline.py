@@ -45,6 +45,11 @@ def help_seconds(folder: Path) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def speedup_text(speedup: dict[str, float | None]) -> str:
+    words = {name: "withheld" if ratio is None else f"{ratio:.2f}×" for name, ratio in speedup.items()}
+    return f"{words['best_pytorch']} ({words['eager_fp32']} over eager)"
+
+
 def rows(document: dict[str, Any]) -> list[str]:
     found = []
     for name, target in document["targets"].items():
@@ -55,7 +60,7 @@ def rows(document: dict[str, Any]) -> list[str]:
             f"| {name} | {target['status']} | {executed} | {size} |"
             + (f" {accuracy['snr_db']:.1f} dB, {accuracy['agreement']:.1%} agree |" if accuracy else " – |")
             + (f" {latency['p50']:.2f} ms |" if latency else " – |")
-            + (f" {speedup['best_pytorch']:.2f}× ({speedup['eager_fp32']:.2f}× over eager) |" if speedup else " – |")
+            + (f" {speedup_text(speedup)} |" if speedup else " – |")
         )
     return found
 

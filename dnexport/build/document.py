@@ -65,7 +65,8 @@ def _latency(latency: Latency) -> dict[str, float | None]:
     return {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms}
 
 
-def _speedup(benchmark: Benchmark) -> dict[str, float] | None:
-    if benchmark.over_eager is None or benchmark.over_best is None:
+def _speedup(benchmark: Benchmark) -> dict[str, float | None] | None:
+    if not benchmark.references:
         return None
-    return {"eager_fp32": benchmark.over_eager.value, "best_pytorch": benchmark.over_best.value}
+    ratios = {"eager_fp32": benchmark.over_eager, "best_pytorch": benchmark.over_best}
+    return {name: None if ratio is None else ratio.value for name, ratio in ratios.items()}

@@ -37,7 +37,8 @@ def validate(
         if output is not None:
             command = again("validate", bundle, ["--data", data] if data else [], target, require, output)
             measured = measured_report(opened, str(bundle), reports, judged, command)
-            write_measured(with_images(measured, tested_images(opened, data)), output)
+            images = tested_images(opened, data)
+            write_measured(with_images(measured, images, answered_here=data is not None), output)
         view.document(
             documents(opened, {name: v.accuracy.model_dump(mode="json") for name, v in found.items()}, judged)
         )

@@ -49,12 +49,18 @@ def measured_report(
     return made.model_copy(update={"environment": environment(), "measured_by": command, "bytes": _size(bundle)})
 
 
-def with_images(report: BundleReport, golden: Golden) -> BundleReport:
-    """A report whose accuracy was measured on ``golden``, those of `tested_images`, and says so."""
+def with_images(report: BundleReport, golden: Golden, *, answered_here: bool) -> BundleReport:
+    """A report that says on which images its accuracy was measured.
+
+    Args:
+        report: with the accuracy.
+        golden: `tested_images`.
+        answered_here: PyTorch ran again, on this machine.
+    """
     accuracy = next(each.accuracy for each in report.targets.values())
     assert accuracy is not None
     update: dict[str, object] = {"top1": accuracy.reference_top1, "samples": accuracy.samples}
-    if golden.source != report.golden.source:  # PyTorch ran again
+    if answered_here:
         update |= {"form": str(EAGER), "threads": available_threads()}
     seen = golden.model_copy(update={"samples": accuracy.samples, "labelled": accuracy.labelled})
     return report.model_copy(update={"golden": seen, "reference": report.reference.model_copy(update=update)})

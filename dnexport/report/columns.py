@@ -99,9 +99,10 @@ def accuracy_rows(columns: Sequence[Column]) -> list[Row]:
     known = [column.report.accuracy for column in columns if column.report.accuracy is not None]
     labels = next((each for each in known if each.reference_calibration_error is not None), None)
     areas = next((each for each in known if each.auroc is not None), None)
-    top1 = columns[0].bundle.reference.top1 if columns else None
+    # Engines that answered other images, as on a device that has the bundle's samples only, share no reference.
+    top1 = {each.reference_top1 for each in known}
     reference = {
-        "Top-1": _percent(top1),
+        "Top-1": _percent(top1.pop() if len(top1) == 1 else None),
         "Calibration error": _percent(labels.reference_calibration_error if labels else None),
         "Mean AUROC": f"{areas.mean_auroc[1]:.4f}" if areas and areas.mean_auroc else "",
     }
@@ -165,6 +166,23 @@ def verdict_on(column: Column) -> str:
     if benchmark and benchmark.over_best:
         parts.append(f"{benchmark.over_best} as fast as PyTorch's best form {'there' if column.machine else 'here'}")
     return "; ".join(parts)
+
+
+def notes_of(engines: Sequence[Column]) -> list[str]:
+    """What makes numbers weak, or is to be known beside them; what several engines share once."""
+    benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
+    notes = [f"{column.label}: {note}" for column in engines for note in column.report.notes]
+    notes += dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes)
+    if len({run_of(benchmark) for benchmark in benchmarks}) > 1:
+        notes.append(
+            "each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds"
+        )
+    return notes
+
+
+def run_of(benchmark: Benchmark) -> object:
+    """Equal for engines that were measured in one run: they share its conditions."""
+    return benchmark.conditions
 
 
 def milliseconds(value: float | None) -> str:

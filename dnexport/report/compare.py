@@ -247,8 +247,7 @@ def _other_settings(now: Column, then: Column, new: Benchmark, old: Benchmark) -
         if is_now != was:
             return f"{what} {is_now}, was {was}"
     # Welch's test takes different numbers of sets; all else changes what a set is.
-    settings = [each.bundle.bench.model_copy(update={"restarts": 1, "scenarios": ()}) for each in (now, then)]
-    return "the bench settings differ" if settings[0] != settings[1] else ""
+    return "the bench settings differ" if now.bundle.bench.protocol != then.bundle.bench.protocol else ""
 
 
 def _other_ratio(form: str, old_form: str, new: Ratio | None, old: Ratio | None) -> str:
@@ -283,6 +282,12 @@ def _accuracy_rows(now: Column, then: Column) -> Iterator[_Row]:
             reason=reason,
         )
         yield _Row(row, None if reason else test(old, new))
+
+
+def _answered(column: Column) -> tuple[int, int]:
+    """How many images, and how many with labels: a device may have the bundle's samples only."""
+    accuracy = column.report.accuracy
+    return (0, 0) if accuracy is None else (accuracy.samples, accuracy.labelled)
 
 
 def _facts(now: Column, then: Column) -> list[Fact]:
@@ -322,5 +327,5 @@ _RATIOS: tuple[tuple[str, Callable[[Benchmark], str], Callable[[Benchmark], Rati
 _OF_ACCURACY: dict[str, Callable[[Column], object]] = {
     "weights": lambda column: column.bundle.weights.digest,
     "preprocessing": lambda column: column.bundle.preprocess,
-    "test images": lambda column: column.bundle.golden.test_digest,
+    "test images": lambda column: (column.bundle.golden.test_digest, *_answered(column)),
 }

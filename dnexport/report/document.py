@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dnexport.errors import TargetUnavailable, UsageError
-from dnexport.report.columns import Column, accuracy_rows, columns_from_bundles, speed_rows, verdicts_of
+from dnexport.report.columns import Column, accuracy_rows, columns_from_bundles, notes_of, speed_rows, verdicts_of
 from dnexport.spec.comparison import Comparison
 from dnexport.spec.record import write_atomically
 from dnexport.spec.report import BundleReport, Report, json_from_report
@@ -54,10 +54,12 @@ def markdown_from_report(report: Report) -> str:
     lines = [f"### {_plain(name)}, {first.parameters:,} parameters, weights {_plain(weights)}", ""]
     if not first.weights.trained:
         lines += ["**Untrained**: latency and parity mean something, accuracy does not.", ""]
+    warnings = dict.fromkeys(warning for bundle in report.bundles for warning in bundle.warnings)
+    lines += [*(f"- **Warning**: {_plain(warning)}" for warning in warnings), *([""] if warnings else [])]
     columns = columns_from_bundles(report.bundles)
     judged = [text for column in columns for text, _ in verdicts_of(column)]
     lines += [*(f"- {_plain(text)}" for text in judged), *([""] if judged else [])]
-    notes = [f"- {_plain(f'{column.label}: {note}')}" for column in columns for note in column.report.notes]
+    notes = [f"- {_plain(note)}" for note in notes_of(columns)]
     if report.comparison is not None:
         lines += [*_comparison(report.comparison), ""]
     facts = [(column.label, _facts(column)) for column in columns]

@@ -12,12 +12,14 @@ from dnexport.report.columns import (
     columns_from_bundles,
     megabytes,
     milliseconds,
+    notes_of,
+    run_of,
     speed_rows,
     verdict_on,
     verdicts_of,
 )
 from dnexport.report.plots import Distribution, Sweep, latency_plot, sweep_plot
-from dnexport.spec.latency import Benchmark, Conditions
+from dnexport.spec.latency import Conditions
 from dnexport.spec.metrics import Environment, Shown, decibel_text
 from dnexport.spec.report import BundleReport, Report
 
@@ -39,7 +41,7 @@ def page_from_report(report: Report) -> str:
             speed=speed_rows(engines),
             benchmarks=[column.report.benchmark for column in engines if column.report.benchmark],
             warnings=list(dict.fromkeys(w for bundle in report.bundles for w in bundle.warnings)),
-            notes=_notes(engines),
+            notes=notes_of(engines),
             latencies=_latencies(engines),
             sweep=_sweep(engines),
             machines=_machines(report.bundles),
@@ -71,8 +73,8 @@ def _latencies(engines: Sequence[Column]) -> str | None:
             continue
         run = f" (run of {_short(column)})" if len(engines) > 1 else ""
         for reference in benchmark.references:  # engines of one run share theirs
-            if (_run(benchmark), reference.form) not in seen:
-                seen.add((_run(benchmark), reference.form))
+            if (run_of(benchmark), reference.form) not in seen:
+                seen.add((run_of(benchmark), reference.form))
                 rows.append(Distribution(f"PyTorch {reference.form}{run}", "reference", reference.latency.samples_ms))
         rows.append(Distribution(column.label, column.precision, benchmark.latency.samples_ms))
     return latency_plot(rows) if rows else None
@@ -115,22 +117,6 @@ def _conditions(reading: Conditions) -> str:
     }
     known = [form.format(value) for form, value in parts.items() if value is not None]
     return ", ".join([*known, *(f"held down: {reason}" for reason in reading.gpu_throttled)])
-
-
-def _notes(engines: Sequence[Column]) -> list[str]:
-    benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
-    notes = [f"{column.label}: {note}" for column in engines for note in column.report.notes]
-    notes += dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes)
-    if len({_run(benchmark) for benchmark in benchmarks}) > 1:
-        notes.append(
-            "each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds"
-        )
-    return notes
-
-
-def _run(benchmark: Benchmark) -> object:
-    """Equal for engines that were measured in one run: they share its conditions."""
-    return benchmark.conditions
 
 
 def _environment() -> jinja2.Environment:

@@ -92,7 +92,7 @@ _IDENTITY: dict[str, Callable[[BundleReport], object]] = {
     "weights": lambda bundle: bundle.weights.digest,
     "preprocessing": lambda bundle: bundle.preprocess,
     "test images": lambda bundle: bundle.golden.test_digest,
-    "bench settings": lambda bundle: bundle.bench,
+    "bench settings": lambda bundle: bundle.bench.protocol,
 }
 
 

@@ -61,7 +61,9 @@ def test_a_builds_report_fits_the_schema(bundle: Bundle, root: Path) -> None:
 
 
 def test_markdown_has_verdicts_a_row_an_engine_and_the_command(bundle: Bundle) -> None:
-    text = markdown_from_report(report_of(bundle, "a b"))
+    report = report_of(bundle, "a b")
+    warned = report.bundles[0].model_copy(update={"warnings": ("the images are SYNTHETIC",)})
+    text = markdown_from_report(report.model_copy(update={"bundles": (warned,)}))
     lines = text.splitlines()
     assert "**Untrained**: latency and parity mean something, accuracy does not." in lines
     assert sum(line.startswith("- passed: snr>=60dB, FP32 on ") for line in lines) == 2
@@ -73,6 +75,7 @@ def test_markdown_has_verdicts_a_row_an_engine_and_the_command(bundle: Bundle) -
     assert f"| FP32 on openvino:cpu | validated | f32 | {report.bytes / 1e6:.1f} MB |" in rows[1]
     assert "p50" not in header, "nothing was measured"
     assert "`dnexport report 'a b'`" in text
+    assert "- **Warning**: the images are SYNTHETIC" in lines
 
 
 def test_the_suffix_says_the_form_and_other_files_are_not_overwritten(
@@ -202,6 +205,8 @@ def test_what_is_measured_again_is_a_report_of_this_machine_now(bundle: Bundle, 
     assert target.benchmark.latency.p50_ms == said["latency"]["p50_ms"]
     assert target.accuracy == bundle.reports["onnxruntime:cpu"].accuracy
     assert [each.verdict for each in target.judgements] == ["pass", "fail"]
+    text = markdown_from_report(report_from_file(tmp_path / "bench.json"))
+    assert any(line.startswith("- p99 is withheld: it needs 459 queries") for line in text.splitlines())
     assert found.bench.restarts == 2
     assert found.digest == bundle.digest
     again = ["--restarts", "2", "--block", "0.01", "--queries", "12"]
