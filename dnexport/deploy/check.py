@@ -15,6 +15,7 @@ from dnexport.deploy.compile import build_options
 from dnexport.deploy.engine import Engine, engine_from_bundle
 from dnexport.deploy.known_bad import package_of, warnings_about
 from dnexport.deploy.taps import taps_of_engine
+from dnexport.deploy.validate import INT8_PARITY_FLOOR_DB, parity_floor
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import snr_db
 from dnexport.measure.environment import package_versions
@@ -23,6 +24,7 @@ from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.check import Checked, SelfTest, Tap
 from dnexport.spec.metrics import TargetReport
+from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Progress
 from dnexport.spec.target import Target
 
@@ -155,7 +157,7 @@ def self_test(bundle: Bundle, name: str) -> SelfTest:
     with engine.probe("running") as worker:
         parts = [worker.method("logits", whole_batches(images, batch), batch) for batch in batches]
     answers = [np.concatenate(each)[: len(images)] for each in parts]
-    floor = _floor(bundle.reports[name])
+    floor = _floor(bundle.reports[name], engine, bundle.manifest.weights.trained)
     found = [snr_db(reference, each) for each in answers]
     worst = min(found, key=lambda snr: np.inf if snr is None else snr)
     passed = worst is None or worst >= floor
@@ -185,11 +187,19 @@ def _taps(bundle: Bundle, engine: Engine) -> tuple[Tap, ...]:
         return ()
 
 
-def _floor(report: TargetReport) -> float:
-    """What the build measured on its test images, less what so few samples can vary."""
+def _floor(report: TargetReport, engine: Engine, trained: bool) -> float:
+    """What the build measured on its test images, less what so few samples can vary.
+
+    Where it measured other arithmetic than this machine's, or the lowered graph only, no more than a build here asks.
+    """
     measured = report.accuracy or report.graph_accuracy
     snr = measured.snr_db if measured is not None else None
-    return (_EXACT_DB if snr is None else snr) - _VARIES_DB
+    floor = (_EXACT_DB if snr is None else snr) - _VARIES_DB
+    here = runtime_for(engine.target).execution(engine.precision, engine.target, engine.allowed)
+    if report.accuracy is not None and report.executed_precision is here:
+        return floor
+    least = INT8_PARITY_FLOOR_DB if engine.precision is Precision.INT8 else parity_floor(here, trained)
+    return min(floor, least)
 
 
 def _free_bytes() -> int | None:

@@ -82,7 +82,9 @@ def _named(target: Target, recipe: Recipe) -> Chosen:
         what = f"target {target} cannot work here: {availability.reason}"
         return Chosen(target, "refuse", refused=TargetUnavailable(what, availability.remedy))
     if recipe.precision is Precision.FP16 and target.device == "cpu":
-        _check_stand_in(target, runtime.execution(Precision.FP16, target), recipe.allow_execution)
+        _check_stand_in(
+            target, runtime.execution(Precision.FP16, target, recipe.allow_execution), recipe.allow_execution
+        )
     if target.runtime == "tensorrt-rtx" and recipe.precision is Precision.FP32 and "sm75" in target.capabilities:
         what = "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)"
         return Chosen(target, "refuse", refused=TargetUnavailable(what, "drop sm75 or build --fp16"))

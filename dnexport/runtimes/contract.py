@@ -192,7 +192,7 @@ class Runtime(Protocol):
         Args:
             precision: asked for.
             target: of the engine.
-            allowed: float types that a CPU may use around int8 in place of f32.
+            allowed: float types that a CPU may use in place of fp16, and around int8; none where none were named.
         """
 
     def packages(self, target: Target) -> tuple[str, ...]:

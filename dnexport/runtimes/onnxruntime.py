@@ -81,7 +81,7 @@ class OnnxRuntime:
         return Availability(True, version)
 
     def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
-        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it, else f32.
+        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it and nothing else is asked for, else f32.
 
         The body of INT8 is f16 on CUDA; on a CPU f32, or bf16 where that is allowed and OpenVINO and the CPU have it.
         """
@@ -92,7 +92,8 @@ class OnnxRuntime:
         has_bf16 = target.runtime == "openvino" and "BF16" in _openvino_capabilities()
         if precision is Precision.INT8:
             return Execution.INT8_BF16 if has_bf16 and Execution.BF16.value in allowed else Execution.INT8_F32
-        return Execution.BF16 if has_bf16 and precision is Precision.FP16 else Execution.F32
+        may = not allowed or Execution.BF16.value in allowed
+        return Execution.BF16 if has_bf16 and may and precision is Precision.FP16 else Execution.F32
 
     def packages(self, target: Target) -> tuple[str, ...]:
         """ONNX Runtime, and OpenVINO's plug-in for it."""

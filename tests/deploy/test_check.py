@@ -15,11 +15,16 @@ import pytest
 from dnexport.build.pipeline import build
 from dnexport.bundle.pack import write_manifest
 from dnexport.bundle.verify import Bundle
-from dnexport.deploy.check import check_bundle, judged
+from dnexport.deploy.check import _floor, check_bundle, judged
+from dnexport.deploy.engine import engine_from_bundle
+from dnexport.deploy.validate import parity_floor
 from dnexport.errors import UsageError
 from dnexport.runtimes.arrays import whole_batches
+from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.spec.precision import Execution
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
+from dnexport.spec.target import Target
 
 RTX = "tensorrt-rtx:sm86"
 
@@ -161,3 +166,20 @@ def test_samples_fill_the_largest_batch() -> None:
     images = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
     assert len(whole_batches(images, 64)) == 64
     assert (whole_batches(images, 3)[:8] == images).all()
+
+
+def test_the_floor_is_of_the_arithmetic_that_runs_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built where bf16 is, tried where it is not; and the other way round, where 100 dB were measured."""
+    target = Target.parse("openvino:cpu")
+    engine, report = engine_from_bundle(bundle, target), bundle.reports["openvino:cpu"]
+    measured = report.accuracy.snr_db
+    assert _floor(report, engine, trained=False) == measured - 6
+    f32 = report.model_copy(update={"executed_precision": Execution.F32})
+    f32 = f32.model_copy(update={"accuracy": report.accuracy.model_copy(update={"snr_db": 108.0})})
+    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.BF16)
+    assert _floor(f32, engine, trained=True) == parity_floor(Execution.BF16, trained=True)
+    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.F32)
+    assert _floor(f32, engine, trained=True) == 102
+    graph = report.model_copy(update={"accuracy": None, "graph_accuracy": f32.accuracy})
+    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.F16)
+    assert _floor(graph, engine, trained=True) == parity_floor(Execution.F16, trained=True)

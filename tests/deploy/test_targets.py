@@ -43,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> object:
         monkeypatch.setattr(
             OnnxRuntime,
             "execution",
-            lambda _, p, t: Execution.BF16 if bf16 and t.runtime == "openvino" else Execution.F32,
+            lambda _, p, t, allowed=(): Execution.BF16 if bf16 and t.runtime == "openvino" else Execution.F32,
         )
 
     return make

@@ -49,6 +49,9 @@ def test_the_float_around_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32", "BF16"}))
     assert execution(openvino) is execution(openvino, ["f32"]) is execution(own, ["bf16"]) is Execution.INT8_F32
     assert execution(openvino, ["f32", "bf16"]) is Execution.INT8_BF16
+    half = functools.partial(OnnxRuntime().execution, Precision.FP16, openvino)
+    assert half() is half(["bf16"]) is Execution.BF16
+    assert half(["f32"]) is Execution.F32, "what was allowed where the bundle was built is what a device keeps to"
     monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32"}))
     assert execution(openvino, ["bf16"]) is Execution.INT8_F32
 
