@@ -1,5 +1,7 @@
 """``dnexport compile``"""
 
+import typer
+
 from dnexport.cli import options as o
 
 
@@ -18,7 +20,10 @@ def compile_command(
         from dnexport.bundle.verify import Bundle
         from dnexport.cli.render import show_build
         from dnexport.deploy.native import compile_bundle
+        from dnexport.measure.budgets import exit_code
 
         before = Bundle.open(bundle, expect_digest)
-        show_build(view, compile_bundle(before, target, view), ())
+        after = compile_bundle(before, target, view)
+        show_build(view, after, ())
         view.say(f"its digest was {before.digest}")
+        raise typer.Exit(exit_code(after.judgements))

@@ -39,33 +39,60 @@ def compile_bundle(bundle: Bundle, target: str | None, progress: Progress) -> Bu
         TargetUnavailable: it cannot be built here, or there is nothing to build.
         BuildFailed: the runtime refuses the graph, or the engine is not the network.
     """
-    names = [bundle.target(target)] if target is not None else [n for n, r in bundle.reports.items() if not r.file]
-    if not names:
-        raise TargetUnavailable(
-            f"every target of bundle {bundle.path} has an engine", "name the one to build again with --target"
-        )
-    with staging(bundle.path) as folder:
+    names = [bundle.target(target)] if target is not None else _buildable(bundle, progress)
+    for name in names:  # all of them, before the first one takes an hour
+        if (obstacle := _obstacle(bundle, name)) is not None:
+            raise obstacle
+    place = bundle.path.resolve()  # a link to it stays one
+    with staging(place) as folder:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         for name in names:
             _compile(bundle, name, folder, progress)
         for page in ("report.html", "report.json"):  # of the engines that were there
             (folder / page).unlink(missing_ok=True)
         write_manifest(folder, bundle.manifest)
-    return Bundle.open(bundle.path)
+    return Bundle.open(place)
+
+
+def _buildable(bundle: Bundle, progress: Progress) -> list[str]:
+    """Targets without an engine that can have one here; of the others it is said why not."""
+    missing = [name for name, report in bundle.reports.items() if not report.file]
+    if not missing:
+        raise TargetUnavailable(
+            f"every target of bundle {bundle.path} has an engine", "name the one to build again with --target"
+        )
+    obstacles = {name: _obstacle(bundle, name) for name in missing}
+    names = [name for name, obstacle in obstacles.items() if obstacle is None]
+    for obstacle in obstacles.values():
+        if obstacle is not None and not names:
+            raise obstacle
+        if obstacle is not None:
+            progress.warn(str(obstacle))
+    return names
+
+
+def _obstacle(bundle: Bundle, name: str) -> TargetUnavailable | None:
+    """Why no engine of a target can be built here."""
+    target = Target.parse(name)
+    if not (bundle.path / "targets" / target.slug / "model.onnx").is_file():
+        error = bundle.reports[name].error
+        return TargetUnavailable(f"bundle {bundle.path} holds no graph of {name}: {error}", "build it again")
+    found = runtime_for(target).builds(target)
+    what = f"target {name} cannot be built here: {found.reason}"
+    return None if found.usable else TargetUnavailable(what, found.remedy)
 
 
 def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> None:
     target, report = Target.parse(name), bundle.reports[name]
     place = folder / "targets" / target.slug
     graph, options = place / "model.onnx", build_options(bundle.manifest.recipe, target)
-    if not graph.is_file():
-        raise TargetUnavailable(f"bundle {bundle.path} holds no graph of {name}: {report.error}", "build it again")
     began = time.monotonic()
     progress.start(f"compile:{name}")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled = compile_target(graph, Path(scratch), target, options)
         engine = place / compiled.engine.name
         shutil.copyfile(compiled.engine, engine)
+    runs = runtime_for(target).runs(target)
     update: dict[str, Any] = {
         "status": "built",
         "error": None,
@@ -74,11 +101,11 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         "engine_digest": digest_from_file(engine),
         "proof": compiled.proof,
         "built_with": package_versions() | gpu_identity(),
-        "notes": ("built on the machine it runs on",),
+        "notes": ("built on the machine it runs on",) if runs.usable else (f"not run here: {runs.reason}",),
         # What was measured was of another engine.
         **dict.fromkeys(("accuracy", "cross_check", "benchmark", "executed_precision", "measured_on")),
     }
-    if runtime_for(target).runs(target).usable:
+    if runs.usable:
         built = engine_from_report(report, engine, bundle.manifest.recipe)
         found = validate_engine(built, folder / "model.onnx", golden_samples(bundle), progress.advance)
         if not report.companion:

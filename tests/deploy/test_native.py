@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dnexport.bundle.pack import write_manifest
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.native import compile_bundle
 from dnexport.errors import TargetUnavailable
 from dnexport.spec.progress import Silent
+from dnexport.spec.target import Target
 from tests.deploy.test_check import RTX, bundle, copied
 
 __all__ = ["bundle"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 WITHOUT_HOST = """
 import sys
@@ -41,6 +45,7 @@ def test_plans_and_engines_are_built_without_torch_and_onnx(bundle: Bundle, tmp_
     assert after.reports["openvino:cpu"].notes == ("built on the machine it runs on",)
     assert after.reports["openvino:cpu"].accuracy.samples == before.manifest.golden.samples
     assert after.reports[RTX].built_with["tensorrt-rtx"]
+    assert after.reports[RTX].notes == ("not run here: no NVIDIA GPU is here",)
     assert after.reports["tensorrt"] == before.reports["tensorrt"]
     assert set(before.manifest.files) - set(after.manifest.files) == {"report.html", "report.json"}
     assert after.reports["openvino:cpu"].benchmark is None
@@ -54,3 +59,50 @@ def test_what_cannot_be_built_here_leaves_the_bundle_alone(bundle: Bundle, tmp_p
             compile_bundle(Bundle.open(path), target, Silent())
     assert (path / "bundle.json").read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["b"]
+
+
+def without_engine(bundle: Bundle, path: Path, target: str) -> Bundle:
+    """A copy in which one target is prepared only."""
+    copied(bundle, path)
+    report = bundle.reports[target].model_copy(update={"status": "prepared", "file": None, "bytes": None})
+    file = path / "targets" / Target.parse(target).slug / "report.json"
+    file.write_text(report.model_dump_json())
+    write_manifest(path, bundle.manifest)
+    return Bundle.open(path)
+
+
+class Heard(Silent):
+    """What was warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_what_can_be_built_is_built_although_another_target_cannot(bundle: Bundle, tmp_path: Path) -> None:
+    listener = Heard()
+    after = compile_bundle(without_engine(bundle, tmp_path / "b", "openvino:cpu"), None, listener)
+    assert after.reports["openvino:cpu"].status == "validated"
+    assert after.reports["tensorrt"].file is None
+    (warning,) = listener.warnings
+    assert warning.startswith("target tensorrt cannot be built here: ")
+
+
+def test_a_bundle_behind_a_link_is_compiled_where_it_lies(bundle: Bundle, tmp_path: Path) -> None:
+    path = copied(bundle, tmp_path / "v3")
+    (tmp_path / "current").symlink_to("v3")
+    after = compile_bundle(Bundle.open(tmp_path / "current"), "openvino:cpu", Silent())
+    assert after.path == path
+    assert (tmp_path / "current").is_symlink()
+    assert Bundle.open(tmp_path / "current").digest == after.digest
+
+
+def test_a_budget_that_fails_has_its_exit_code(bundle: Bundle, tmp_path: Path, run_cli: Run) -> None:
+    path = copied(bundle, tmp_path / "b")
+    recipe = bundle.manifest.recipe.model_copy(update={"require": ("size<=0.001MB",)})
+    write_manifest(path, bundle.manifest.model_copy(update={"recipe": recipe}))
+    done = run_cli("compile", str(path), "--target", "openvino:cpu", cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    assert "FAILED: size<=0.001MB on openvino:cpu" in done.stdout
