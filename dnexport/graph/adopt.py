@@ -76,6 +76,7 @@ def adopted(path: Path, wanted_size: tuple[int, int] | None = None) -> Adopted:
     _rename(model, path)
     inferred = _inferred(model, path)
     classes = _classes(inferred, path)
+    explicit_pads(inferred, path)
     affine_to_norm(inferred)
     inferred = _inferred(inferred, path)
     arrays = (constant_array(value) for value in inferred.graph.initializers.values())
@@ -105,6 +106,41 @@ def affine_to_norm(model: ir.Model) -> None:
         else:
             _drop(model, add, _unit_norm(model, add, source, factor, offset))
         model.graph.remove(multiply, safe=True)
+
+
+def explicit_pads(model: ir.Model, path: Path) -> None:
+    """Write as ``pads`` what ``auto_pad`` asks for, in place; ONNX's Conv and pooling operators define it.
+
+    Raises:
+        GraphError: the size of what is padded is not known.
+    """
+    for node in model.graph:
+        how = node.attributes.get_string("auto_pad", "NOTSET")
+        if "auto_pad" not in node.attributes:
+            continue
+        del node.attributes["auto_pad"]
+        if how == "NOTSET":
+            continue
+        kernel = list(node.attributes.get_ints("kernel_shape", [])) or _sides(node.inputs[1])
+        sizes = _sides(node.inputs[0])
+        if how != "VALID" and len(sizes) != len(kernel):
+            raise GraphError(f"graph {path} pads {node.name} by a size that is not known", "export it with its pads")
+        ones = [1] * len(kernel)
+        steps, gaps = (list(node.attributes.get_ints(key, ones)) for key in ("strides", "dilations"))
+        missing = [0] * len(kernel)
+        if how != "VALID":
+            for axis, (size, step) in enumerate(zip(sizes, steps, strict=True)):
+                outputs, reach = -(-size // step), (kernel[axis] - 1) * gaps[axis] + 1
+                missing[axis] = max(0, (outputs - 1) * step + reach - size)
+        less, more = [each // 2 for each in missing], [each - each // 2 for each in missing]
+        pads = [*less, *more] if how != "SAME_LOWER" else [*more, *less]
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+
+
+def _sides(value: ir.Value | None) -> list[int]:
+    """The dimensions of a picture or a kernel that are known."""
+    shape = value.shape if value is not None and value.shape is not None else ()
+    return [side for side in list(shape)[2:] if isinstance(side, int)]
 
 
 def _unit_norm(model: ir.Model, before: ir.Node, x: ir.Value, factor: np.ndarray, offset: np.ndarray) -> ir.Value:

@@ -62,7 +62,8 @@ def _half(value: ir.Value) -> np.ndarray:
             "build --fp32, or train with weight decay",
         )
     half = array.astype(np.float16)
-    if name_of(value).endswith("_scale") and not half.all():
+    scales = any(use.idx == 1 and use.node.op_type in ("QuantizeLinear", "DequantizeLinear") for use in value.uses())
+    if scales and not half.all():
         raise GraphError(
             f"scale '{name_of(value)}' underflows in FP16", "calibrate again; a tensor is almost constant zero"
         )

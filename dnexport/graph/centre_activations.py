@@ -22,6 +22,7 @@ from dnexport.graph.insert_qdq import LEAST_FLOAT16, activation_scale, float16_c
 from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, set_array
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
+SUBTRACTION = "_subtract_centre"  # ends the names of the nodes that subtract it
 _STEPS = 255  # between the least and the greatest of 256 codes
 _WORTH = 1.25  # of the scale, below which a tensor is left as it is
 
@@ -32,15 +33,16 @@ def centring(seen: Range) -> tuple[float, float]:
     c is a multiple of the scale, so that what was 0, as most of a tensor behind a ReLU is, stays exactly 0; the ends of
     the range fall on −128 and 127.
     """
-    width = seen.hi - seen.lo
-    if width == 0 or 2 * seen.scale * INT8_MAX < _WORTH * width:
+    lo, hi = min(seen.lo, 0.0), max(seen.hi, 0.0)  # 0 must have a code: padding reads it
+    width = hi - lo
+    if width / _STEPS < LEAST_FLOAT16 or 2 * seen.scale * INT8_MAX < _WORTH * width:
         return 0.0, activation_scale(seen)
     scale = float(float16_ceiling(np.float32(max(width / _STEPS, LEAST_FLOAT16))))
-    return (round(seen.lo / scale) + _STEPS // 2 + 1) * scale, scale
+    return (round(lo / scale) + _STEPS // 2 + 1) * scale, scale
 
 
 def is_padded(conv: ir.Node) -> bool:
-    """Whether a convolution reads beyond its input."""
+    """Whether a convolution reads beyond its input; `adopt` has written out what ``auto_pad`` means."""
     return any(conv.attributes.get_ints("pads", [0, 0, 0, 0]))
 
 
@@ -152,7 +154,7 @@ def _subtract(model: ir.Model, quantize: ir.Node, centre: float, scale: float) -
     assert x is not None
     name = name_of(x)
     middle = add_initializer(model, f"{name}_centre", np.asarray(centre, np.float32))
-    subtract = ir.node("Sub", [x, middle], name=f"{name}_subtract_centre")
+    subtract = ir.node("Sub", [x, middle], name=f"{name}{SUBTRACTION}")
     subtract.outputs[0].name = f"{name}_centred"
     subtract.outputs[0].type, subtract.outputs[0].shape = x.type, x.shape
     model.graph.insert_before(quantize, subtract)

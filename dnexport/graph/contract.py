@@ -5,8 +5,9 @@ why. The frame checks after every pass that the claim ``modified`` is true, that
 their names, types and shapes unless the pass says otherwise, and that the graph is still valid ONNX.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -88,19 +89,41 @@ def model_from_path(path: Path) -> ir.Model:
     Raises:
         GraphError: missing, not an ONNX model, or without a file that it names.
     """
-    try:
+    with _reading(path):
         proto = onnx.load(path, load_external_data=False)
-        for file in sorted({each for tensor in proto.graph.initializer for each in _external(tensor)}):
-            if not (path.parent / file).is_file():
-                raise GraphError(f"graph {path} keeps weights in {file}, which is not beside it", "copy that file too")
+        _external_files(path, proto)
         onnx.load_external_data_for_model(proto, str(path.parent))
+    if not proto.HasField("graph"):
+        raise GraphError(f"graph {path} holds no ONNX graph", "export it again")
+    return ir.from_proto(proto)
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights, in order.
+
+    Raises:
+        GraphError: as `model_from_path`.
+    """
+    with _reading(path):
+        return _external_files(path, onnx.load(path, load_external_data=False))
+
+
+def _external_files(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    names = sorted({each for tensor in proto.graph.initializer for each in _external(tensor)})
+    for name in names:
+        if not (path.parent / name).is_file():
+            raise GraphError(f"graph {path} keeps weights in {name}, which is not beside it", "copy that file too")
+    return [path.parent / name for name in names]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as exc:
         raise GraphError(f"graph {path} does not exist", "check the path") from exc
     except (DecodeError, OSError, onnx.checker.ValidationError) as exc:
         raise GraphError(f"graph {path} is not a readable ONNX model", "export it again") from exc
-    if not proto.HasField("graph"):
-        raise GraphError(f"graph {path} holds no ONNX graph", "export it again")
-    return ir.from_proto(proto)
 
 
 def _external(tensor: onnx.TensorProto) -> list[str]:

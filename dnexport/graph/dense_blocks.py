@@ -56,7 +56,9 @@ def states(model: ir.Model) -> tuple[str, ...]:
 
 
 def _is_dense(node: ir.Node) -> bool:
-    return node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1 and len(node.inputs) > 1
+    shape = node.outputs[0].shape
+    pictures = shape is None or len(shape) == 4
+    return node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1 and len(node.inputs) > 1 and pictures
 
 
 def _block(nodes: list[ir.Node]) -> DenseBlock:

@@ -11,6 +11,7 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from dnexport.graph.contract import PassResult
+from dnexport.graph.values import remove_unused
 
 
 class FoldBatchNorm:
@@ -23,6 +24,8 @@ class FoldBatchNorm:
         if any(_producer(norm) == "Conv" for norm in before):
             RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
         left = _batch_norms(model)
+        if len(left) < len(before):
+            remove_unused(model)  # the constants of what is folded
         reasons = tuple(f"{norm.name}: {_obstacle(norm)}" for norm in left)
         return PassResult(model, len(left) < len(before), reasons)
 

@@ -27,8 +27,13 @@ LEAST_FLOAT16 = 2.0**-24
 
 def quantization_points(model: ir.Model) -> tuple[str, ...]:
     """Names of the activations that `InsertQdq` quantizes, and that calibration therefore observes."""
-    convs = (node for node in model.graph if node.op_type == "Conv")
+    convs = (node for node in model.graph if node.op_type == "Conv" and _of_pictures(node))
     return tuple(dict.fromkeys(name_of(conv.inputs[0]) for conv in convs))
+
+
+def _of_pictures(conv: ir.Node) -> bool:
+    weight = constant_array(conv.inputs[1])
+    return weight is None or weight.ndim == 4
 
 
 class InsertQdq:
@@ -64,6 +69,9 @@ class InsertQdq:
             weight = constant_array(conv.inputs[1])
             if weight is None:
                 reasons.append(f"{conv.name}: its weight is not a constant")
+                continue
+            if not _of_pictures(conv):
+                reasons.append(f"{conv.name}: it does not convolve pictures")
                 continue
             activation, weight_name = name_of(conv.inputs[0]), name_of(conv.inputs[1])
             if activation not in quantized:

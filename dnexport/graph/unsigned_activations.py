@@ -11,7 +11,7 @@ kernels are made for unsigned activations.
 import numpy as np
 import onnx_ir as ir
 
-from dnexport.graph.centre_activations import convolved_constants, readers_behind
+from dnexport.graph.centre_activations import SUBTRACTION, convolved_constants, readers_behind
 from dnexport.graph.contract import PassResult
 from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, remove_unused
 
@@ -38,7 +38,8 @@ class UnsignedActivations:
                 _take_back(model, conv, constant)
             _hold_unsigned(model, quantize, subtract, centre)
             modified = True
-        remove_unused(model)
+        if modified:
+            remove_unused(model)
         return PassResult(model, modified, tuple(reasons))
 
 
@@ -47,7 +48,8 @@ def _centre(quantize: ir.Node) -> tuple[ir.Node, float] | None:
     value = quantize.inputs[0]
     producer = value.producer() if value is not None else None
     zero, scale = constant_array(quantize.inputs[2]), constant_array(quantize.inputs[1])
-    if producer is None or producer.op_type != "Sub" or zero is None or zero.dtype != np.int8 or scale is None:
+    ours = producer is not None and (producer.name or "").endswith(SUBTRACTION)  # not one of the network's own
+    if producer is None or not ours or zero is None or zero.dtype != np.int8 or scale is None:
         return None
     centre = constant_array(producer.inputs[1])
     return (producer, float(centre)) if centre is not None and centre.size == 1 else None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from torch import nn
 
 from dnexport.errors import GraphError
-from dnexport.graph.adopt import adopted
+from dnexport.graph.adopt import adopted, explicit_pads
 from dnexport.graph.contract import apply, save_model
 from dnexport.graph.dense_blocks import dense_blocks
 from dnexport.graph.passes_for import canonical_passes
 from dnexport.models.export import graph_logits, reference_logits
 from dnexport.models.zoo import module_from_seed
+from tests.graph.texts import images, model_from_text, random
 from tests.networks import TINY
 
 
@@ -133,3 +135,42 @@ def test_names_of_the_interface_may_be_taken(tmp_path: Path) -> None:
     found = adopted(graph(text, tmp_path / "taken.onnx"))
     assert [value.name for value in (*found.model.graph.inputs, *found.model.graph.outputs)] == ["input", "logits"]
     assert isinstance(found.model, ir.Model)
+
+
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+@pytest.mark.parametrize(("kernel", "stride", "gap"), [(3, 1, 1), (3, 2, 1), (4, 3, 1), (2, 2, 1), (1, 2, 1)])
+def test_automatic_padding_is_written_out(
+    how: str, kernel: int, stride: int, gap: int, evaluate: Callable[[ir.Model, np.ndarray], np.ndarray]
+) -> None:
+    """As tf2onnx and PyTorch's ``padding='same'`` leave it; nothing after this looks for it."""
+    attributes = f'auto_pad="{how}", kernel_shape=[{kernel},{kernel}], strides=[{stride},{stride}]'
+    body = (
+        f"c = Conv<{attributes}, dilations=[{gap},{gap}]>(input, w)"
+        f'm = MaxPool<auto_pad="{how}", kernel_shape=[2,2], strides=[1,1]>(c)'
+        f'logits = AveragePool<auto_pad="{how}", kernel_shape=[2,2], strides=[1,1]>(m)'
+    )
+    model = model_from_text(body, {"w": random(5, 4, kernel, kernel)}, out="[batch, n, h, v]")
+    before = evaluate(model, images())
+    explicit_pads(model, Path("model.onnx"))
+    assert not any("auto_pad" in node.attributes for node in model.graph)
+    np.testing.assert_array_equal(evaluate(model, images()), before)
+
+
+def test_padding_by_a_size_that_nobody_knows_is_refused() -> None:
+    model = model_from_text(
+        'logits = Conv<auto_pad="SAME_UPPER", kernel_shape=[3,3]>(input, w)',
+        {"w": random(5, 4, 3, 3)},
+        out="[b, n, h, v]",
+    )
+    model.graph.inputs[0].shape = ir.Shape(["batch", 4, "height", "width"])
+    with pytest.raises(GraphError, match=r"graph model\.onnx pads node0 by a size that is not known; export it with"):
+        explicit_pads(model, Path("model.onnx"))
+
+
+def test_automatic_padding_of_a_dilated_convolution() -> None:
+    """ONNX Runtime does not take it; a kernel of 3 with gaps of 2 reaches over 5 pixels."""
+    body = 'logits = Conv<auto_pad="SAME_UPPER", kernel_shape=[3,3], dilations=[2,2]>(input, w)'
+    model = model_from_text(body, {"w": random(5, 4, 3, 3)}, out="[batch, 5, 8, 8]")
+    explicit_pads(model, Path("model.onnx"))
+    (conv,) = model.graph
+    assert list(conv.attributes.get_ints("pads")) == [2, 2, 2, 2]

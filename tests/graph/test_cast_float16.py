@@ -59,3 +59,14 @@ def test_a_scale_that_underflows_is_refused() -> None:
 )
 def test_the_list_of_lowerings(precision: str, target: str, names: list[str]) -> None:
     assert [p.name for p in passes_for(Precision(precision), Target.parse(target))] == names
+
+
+def test_a_norm_may_scale_by_zero(evaluate: Callable[..., np.ndarray]) -> None:
+    """As networks pruned by their norms have it; only scales of Q/DQ divide."""
+    constants = {name: np.ones(4, np.float32) for name in ("norm_scale", "b", "m", "v")}
+    constants["norm_scale"][1] = 0
+    body = "y = BatchNormalization(input, norm_scale, b, m, v) logits = Flatten(y)"
+    model = model_from_text(body, constants, out="[batch, n]")
+    before = evaluate(model, images())
+    apply((CastFloat16(),), model)
+    np.testing.assert_allclose(evaluate(model, images()), before, atol=0.02)

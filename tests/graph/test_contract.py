@@ -5,8 +5,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from dnexport.build.network import Source
 from dnexport.errors import GraphError
-from dnexport.graph.contract import PassResult, apply, model_from_path
+from dnexport.graph.contract import PassResult, apply, external_files, model_from_path
 from tests.graph.texts import model_from_text, random
 
 
@@ -101,3 +102,17 @@ def test_a_graph_without_the_file_of_its_weights_names_it(tiny_graph: Path, tmp_
     (tmp_path / "model.data").unlink()
     with pytest.raises(GraphError, match=r"keeps weights in model\.data, which is not beside it; copy that file too"):
         model_from_path(path)
+
+
+def test_the_weights_beside_a_graph_belong_to_what_it_is(tiny_graph: Path, tmp_path: Path) -> None:
+    """Exported again after more training, the ONNX file is the same, and the one with its weights is not."""
+    path = tmp_path / "model.onnx"
+    onnx.save_model(onnx.load(tiny_graph), path, save_as_external_data=True, location="model.data", size_threshold=0)
+    assert external_files(path) == [tmp_path / "model.data"]
+    assert external_files(tiny_graph) == []
+    source = Source("graph", path)
+    before = source.digest()
+    content = bytearray((tmp_path / "model.data").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "model.data").write_bytes(content)
+    assert source.digest() != before

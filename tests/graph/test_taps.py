@@ -69,4 +69,4 @@ def test_taps_mean_the_same_in_every_lowered_graph(exported: Path, precision: Pr
     for target, model in zip(TARGETS, lowered, strict=True):
         for name, there, here in zip(names, expected, values(model), strict=True):
             noise = np.abs(here.astype(np.float32) - there).max() / np.abs(there).max()
-            assert noise < (0.06 if precision is Precision.INT8 else 0.02), (target, name)
+            assert noise < (0.2 if precision is Precision.INT8 else 0.02), (target, name)

@@ -59,3 +59,30 @@ def test_what_is_not_centred_stays() -> None:
     apply((InsertQdq(seen),), model)
     (applied,) = apply((UnsignedActivations(),), model)
     assert not applied.modified
+
+
+def test_a_subtraction_of_the_networks_own_stays(evaluate: Evaluate) -> None:
+    """As in 2·x − 1 before the first convolution: it is no centring, though it looks like it."""
+    body = "y = Mul(input, two) r = Sub(y, one) c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(r, w) logits = Flatten(c)"
+    constants = {"two": np.float32(2), "one": np.float32(1), "w": random(6, 4, 3, 3)}
+    model = model_from_text(body, constants, out="[batch, n]")
+    seen = table({"r": Range(lo=-8, hi=8)})
+    apply((InsertQdq(seen), CentreActivations(seen)), model)
+    before = evaluate(model, images())
+    (applied,) = apply((UnsignedActivations(),), model)
+    assert not applied.modified
+    np.testing.assert_array_equal(evaluate(model, images()), before)
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0.3, 2.0), (-2.0, -0.3), (1.9, 2.0)])
+def test_a_range_without_zero_has_a_code_for_it_all_the_same(lo: float, hi: float, evaluate: Evaluate) -> None:
+    """What a sigmoid leaves, for instance; padding reads zeros."""
+    body = "r = Clip(input, low, high) c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(r, w) logits = Flatten(c)"
+    constants = {"low": np.float32(lo), "high": np.float32(hi), "w": random(6, 4, 3, 3)}
+    exact = evaluate(model_from_text(body, constants, out="[batch, n]"), images())
+    model = centred(model_from_text(body, constants, out="[batch, n]"), lo, hi)
+    before = evaluate(model, images())
+    apply((UnsignedActivations(),), model)
+    after = evaluate(model, images())
+    np.testing.assert_allclose(after, before, atol=5e-5)
+    assert np.abs(after - exact).max() < 0.03 * np.abs(exact).max()
