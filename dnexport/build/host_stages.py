@@ -17,7 +17,7 @@ from dnexport.build.stages import Stages, stage_key
 from dnexport.bundle.verify import TABLE
 from dnexport.calibrate.table import check_table, save_table, table_from_path
 from dnexport.data.datasets import synthetic
-from dnexport.data.disjoint import check_disjoint
+from dnexport.data.disjoint import check_apart, check_disjoint
 from dnexport.data.images import InputBatch, input_from_pixels
 from dnexport.data.imageset import ImageSet
 from dnexport.errors import RecipeError
@@ -237,6 +237,7 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         check_disjoint(content, context.data.test, network.preprocess)
         if tuning is not None:
             check_disjoint(content, tuning, network.preprocess, "tuning")
+            check_apart(tuning, context.data.test, network.preprocess)
         check_table(content, (graph / "digest").read_text(encoding="utf-8"), network.preprocess)
         prepared = prepare(graph / MODEL, content, options, network.preprocess, folder / "prepared.onnx")
         source, known = prepared.graph, prepared.table

@@ -65,7 +65,7 @@ def table_from_images(
         synthetic=images.name == "synthetic",
         flat=sum(flat),
         coverage={name: counts[index] for index, name in enumerate(names)},
-        convergence=_convergence(found.ranges),
+        convergence=_convergence(found.ranges, len(images)),
         ranges=ranges,
         magnitudes={state: tuple(map(float, each)) for state, each in found.magnitudes.items()},
     )
@@ -75,11 +75,11 @@ def _inputs(images: ImageSet, preprocess: Preprocess) -> Iterator[InputBatch]:
     return (input_from_pixels(pixels, preprocess) for pixels in images.batches(preprocess, _BATCH))
 
 
-def _convergence(observers: Mapping[str, MinMax]) -> tuple[Convergence, ...]:
+def _convergence(observers: Mapping[str, MinMax], images: int) -> tuple[Convergence, ...]:
     """How far the scales of all that was seen are from those of fewer images."""
-    scales = np.array([observer.scales for observer in observers.values()])
+    counts = [int(count) for count in np.unique(np.linspace(1, images, _CHECKPOINTS).round())]
+    scales = np.array([[observer.scale_after(count) for count in counts] for observer in observers.values()])
     final = scales[:, -1:]
     shares = np.divide(scales, final, out=np.ones_like(scales), where=final > 0)
     moves = np.abs(1 - shares).max(axis=0)
-    images = np.unique(np.linspace(1, scales.shape[1], _CHECKPOINTS).round().astype(int))
-    return tuple(Convergence(images=int(count), largest_move=float(moves[count - 1])) for count in images)
+    return tuple(Convergence(images=count, largest_move=float(move)) for count, move in zip(counts, moves, strict=True))

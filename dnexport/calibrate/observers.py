@@ -11,6 +11,8 @@ pass, and may leave the ends to be clipped:
 Memory does not grow with the number of images, and neither their order nor the batch size matters.
 """
 
+import bisect
+
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
@@ -27,14 +29,21 @@ class MinMax:
 
     def __init__(self) -> None:
         self._lo, self._hi = np.inf, -np.inf
-        self.scales: list[float] = []
+        self._seen, self._grew = 0, [(0, 0.0)]
 
     def update(self, lows: Float32[np.ndarray, " batch"], highs: Float32[np.ndarray, " batch"]) -> None:
         """Take the least and greatest value of each image of a batch."""
         for low, high in zip(lows, highs, strict=True):
             # fmin and fmax would hide a NaN; min and max carry it to `range`.
             self._lo, self._hi = np.minimum(self._lo, low), np.maximum(self._hi, high)
-            self.scales.append(float(np.maximum(np.abs(self._lo), np.abs(self._hi))) / INT8_MAX)
+            self._seen += 1
+            scale = float(np.maximum(np.abs(self._lo), np.abs(self._hi))) / INT8_MAX
+            if scale != self._grew[-1][1]:  # seldom, once many images were seen
+                self._grew.append((self._seen, scale))
+
+    def scale_after(self, images: int) -> float:
+        """The symmetric scale of the first so many images."""
+        return self._grew[bisect.bisect_right(self._grew, images, key=lambda grew: grew[0]) - 1][1]
 
     def range(self, tensor: str) -> Range:
         """The range; ``tensor`` is named in errors.

@@ -106,13 +106,22 @@ def prepare(
 
 
 def kept_by_policy(model: ir.Model, options: Quantization) -> frozenset[str]:
-    """Convolutions that stay in float whatever the budget, by the names of their outputs."""
+    """Convolutions that stay in float whatever the budget, by the names of their outputs: a classifier; transitions."""
+    classifier = _classifier(model)
     if options.transitions == "int8":
-        return frozenset()
+        return classifier
     pools = [node for node in model.graph if node.op_type == "AveragePool"]
     readers = [use.node for pool in pools for use in pool.outputs[0].uses()]
     pointwise = [node for node in readers if node.op_type == "Conv" and kernel_of(node) == (1, 1)]
-    return frozenset(name_of(conv.outputs[0]) for conv in pointwise)
+    return classifier | {name_of(conv.outputs[0]) for conv in pointwise}
+
+
+def _classifier(model: ir.Model) -> frozenset[str]:
+    """The convolution whose output is the logits, but for their shape; none where they come of a matrix product."""
+    node = model.graph.outputs[0].producer()
+    while node is not None and node.op_type in ("Flatten", "Reshape", "Squeeze"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return frozenset({name_of(node.outputs[0])} if node is not None and node.op_type == "Conv" else ())
 
 
 def quantize(
@@ -136,8 +145,9 @@ def quantize(
         passes.append(CorrectBias({name: each.bias for name, each in chosen.items()}))
     if options.centre != "none":
         passes.append(CentreActivations(table, padded=options.centre == "all"))
+    by_choice = {block.name for block in dense_blocks(model)} & set(kept)
     applied = apply(passes, model)
-    if options.placement == "state" and not applied[1].modified and not kept:
+    if options.placement == "state" and not applied[1].modified and not by_choice:
         reason = applied[1].reasons[0] if applied[1].reasons else "it has none"
         raise GraphError(f"no dense block of the graph can be held in int8 ({reason})", "use placement activation")
     return applied

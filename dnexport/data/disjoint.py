@@ -18,3 +18,17 @@ def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preproce
     shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
     if shared:
         raise DataError(f"{shared} of {len(test)} {part} images were used for calibration", "keep the two apart")
+
+
+def check_apart(tuning: ImageSet, test: ImageSet, preprocess: Preprocess) -> None:
+    """Refuse tuning images that are also test images.
+
+    Raises:
+        DataError: some are; counted.
+    """
+    if test.name == "synthetic":
+        return
+    tuned = {digest_from_pixels(image) for pixels in tuning.batches(preprocess, 64) for image in pixels}
+    shared = sum(digest_from_pixels(image) in tuned for pixels in test.batches(preprocess, 64) for image in pixels)
+    if shared:
+        raise DataError(f"{shared} of {len(test)} test images are tuning images too", "keep the two apart")

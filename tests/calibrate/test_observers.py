@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,7 +82,16 @@ def test_minmax_remembers_how_the_scale_grew() -> None:
     seen.update(np.array([0, -1], np.float32), np.array([2, 1], np.float32))
     seen.update(np.array([-5], np.float32), np.array([1], np.float32))
     assert seen.range("x") == Range(lo=-5, hi=2)
-    assert [scale * 127 for scale in seen.scales] == pytest.approx([2, 2, 5])
+    assert [127 * seen.scale_after(images) for images in (1, 2, 3)] == pytest.approx([2, 2, 5])
+
+
+def test_minmax_does_not_grow_with_the_images() -> None:
+    seen = MinMax()
+    values = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    seen.update(-np.abs(values), np.abs(values))
+    assert len(pickle.dumps(seen)) < 1000
+    for images in (1, 7, 500, 20_000):
+        assert 127 * seen.scale_after(images) == pytest.approx(np.abs(values[:images]).max())
 
 
 def test_nan_activations_are_refused() -> None:
