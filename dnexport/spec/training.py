@@ -137,6 +137,7 @@ class CheckpointMetadata(Record):
         test_top1: of the kept weights (the last, or their moving average) on the held-out part, as a share; never the
             best seen.
         test_images: size of that part.
+        identity: digest of what a training that goes on shares: network, recipe, data.
     """
 
     arch: TrainableArch
@@ -147,3 +148,4 @@ class CheckpointMetadata(Record):
     training: TrainingRecipe
     test_top1: float = Field(ge=0, le=1)
     test_images: int
+    identity: str | None = None

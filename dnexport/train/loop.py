@@ -95,7 +95,7 @@ def _finished(job: Job) -> Trained | None:
     if job.state_path.exists() or not job.output.exists() or not job.log_path.exists():
         return None
     metadata = state_from_file(job.output)[1]
-    if metadata is None or (metadata.arch, metadata.training) != (job.arch, job.recipe):
+    if metadata is None or metadata.identity != job.identity().digest():
         return None
     rows = job.log_path.read_text(encoding="utf-8").splitlines()
     return Trained(job.output, metadata, tuple(map(EpochRow.model_validate_json, rows)), 0.0)
@@ -211,6 +211,7 @@ class Run:
             training=job.recipe,
             test_top1=test_top1,
             test_images=len(job.splits.test),
+            identity=self.identity.digest(),
         )
 
     def _step(self, step: int, batches: Iterator[MicroBatch], totals: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from dnexport.errors import CheckpointError, UsageError
 from dnexport.spec.archs import FamilyArch
-from dnexport.spec.record import write_atomically
+from dnexport.spec.record import digest_from_json, write_atomically
 from dnexport.spec.training import EpochRow, TrainingRecipe
 
 SCHEMA = 1
@@ -42,6 +42,10 @@ class Identity:
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.data,
         }
+
+    def digest(self) -> str:
+        """SHA-256 of it."""
+        return digest_from_json(self.document())
 
 
 @dataclass(frozen=True)

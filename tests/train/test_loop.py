@@ -136,6 +136,12 @@ def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
     again = train(job(tmp_path), StopAfter(1), resume=True)
     assert (again.metadata, again.history) == (first.metadata, first.history)
     assert first.path.stat().st_mtime_ns == stamp
+    seldom = train(job(tmp_path, QUICK.model_copy(update={"test_every": 2})), StopAfter(1), resume=True)
+    assert seldom.metadata == first.metadata, "how often it is tested makes no other network"
+    mine = job(tmp_path)
+    fewer = dataclasses.replace(mine.splits, train=mine.splits.train.subset(range(len(mine.splits.train) - 1)))
+    other = train(dataclasses.replace(mine, splits=fewer), Silent(), resume=True)
+    assert other.path.stat().st_mtime_ns > stamp, "other data is another training"
 
 
 def test_the_averaged_weights_are_kept_and_tested(tmp_path: Path) -> None:
