@@ -52,19 +52,29 @@ class Source:
         return self.kind != "random" and not self.new_head
 
     def digest(self) -> str:
-        """SHA-256 of the file, or the seed in words.
+        """SHA-256 of the file, and of those beside it that hold a graph's weights; or the seed in words.
 
         Raises:
             CheckpointError: the file cannot be read.
+            GraphError: a graph is not readable, or a file that it names is not there.
         """
         head = ":new head" if self.new_head else ""
         if self.file is None:
             return f"{self.kind}:{self.seed}"
         try:
+            beside = _external_files(self.file) if self.kind == "graph" else []
+            if beside:
+                return digest_from_json([digest_from_file(each) for each in (self.file, *beside)])
             return digest_from_file(self.file) + head
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             raise CheckpointError(f"checkpoint {self.file} cannot be read: {reason}", "check its permissions") from exc
+
+
+def _external_files(graph: Path) -> list[Path]:
+    from dnexport.graph.contract import external_files
+
+    return external_files(graph)
 
 
 @dataclass(frozen=True)
@@ -301,7 +311,8 @@ def reference_factory(manifest: Manifest) -> ModuleFactory | None:
             here = _foreign_network(recipe, source)
         except (ArchError, CheckpointError):
             return None
-        return here.factory(source) if here.arch == manifest.arch else None
+        same = source.file is None or source.digest() == manifest.weights.digest
+        return here.factory(source) if same and here.arch == manifest.arch else None
     return network.factory(source) if network.weights(source).digest == manifest.weights.digest else None
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from dnexport.build.host_stages import (
     GOLDEN,
     MODEL,
+    PLAN,
     Context,
     cache_folder,
     calibrate,
@@ -181,8 +182,10 @@ def _pack(
     output: Path,
     warnings: Sequence[str],
 ) -> None:
-    for file in (model / MODEL, referenced / GOLDEN, taps, *((int8.table, int8.plan) if int8 else ())):
-        shutil.copyfile(file, folder / file.name)
+    files = {MODEL: model / MODEL, GOLDEN: referenced / GOLDEN, taps.name: taps}
+    files |= {TABLE: int8.table, PLAN: int8.plan} if int8 else {}
+    for name, file in files.items():
+        shutil.copyfile(file, folder / name)
     for outcome in outcomes:
         place(outcome, folder)
     manifest = _manifest(context, outcomes, referenced, int8, warnings)

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from dnexport.errors import CheckpointError
@@ -70,9 +71,15 @@ def _hub_folder() -> Path:
 
 
 def _wait_for_host(url: str) -> None:
-    """Raise OSError unless a URL's host answers within `PATIENCE_S`; the name look-up has no time-out of its own."""
+    """Raise OSError unless a URL's host, or the proxy before it, answers within `PATIENCE_S`.
+
+    The name look-up has no time-out of its own.
+    """
     parts = urllib.parse.urlsplit(url)
-    host, port = parts.hostname or "", parts.port or 443
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
     outcome: list[OSError | None] = []
 
     def connect() -> None:

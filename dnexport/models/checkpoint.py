@@ -9,7 +9,7 @@ import json
 import pickle
 import pickletools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
 _LARGEST_BYTES = 4 << 30
 
 
-def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
+def state_from_file(path: Path, own: Collection[str] = ()) -> tuple[dict[str, Tensor], CheckpointMetadata | None]:
     """Read a state dict, unwrapped and without prefixes, and what a checkpoint of ours says of itself.
+
+    Args:
+        path: of the file.
+        own: names of the module that it is for: what begins them is no prefix.
 
     Raises:
         CheckpointError: missing, truncated, not a checkpoint, or a pickle with code.
@@ -47,7 +51,7 @@ def state_from_file(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata |
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), None
-    return _without_prefix(state), metadata
+    return _without_prefix(state, own), metadata
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -182,8 +186,10 @@ def _dense(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor], own: Collection[str] = ()) -> dict[str, Tensor]:
     for _ in range(_DEEPEST_WRAPPING):
+        if not set(own).isdisjoint(state):
+            break
         prefix = next((p for p in _PREFIXES if state and all(key.startswith(p) for key in state)), None)
         if prefix is None:
             break

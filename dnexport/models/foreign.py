@@ -39,7 +39,7 @@ def module_from_factory(factory: str, *, seed: int = 0, weights: Path | None = N
         what = f"gives a {type(module).__name__}, not a torch.nn.Module"
         raise ArchError(f"model {factory} {what}", "name a function that returns the module")
     if weights is not None:
-        fill(module, state_from_file(weights)[0], str(weights))
+        fill(module, state_from_file(weights, own=module.state_dict())[0], str(weights))
     return module.eval()
 
 

@@ -177,6 +177,7 @@ def test_calibrate_and_its_table_in_a_build(
     arguments = ["build", "engines/digits-int8.toml", "--calibration-table", str(table), "--no-bench", "--json"]
     done = run_cli(*arguments, "-o", "engines/built/from-table", cwd=root)
     assert json.loads(done.stdout)["targets"]["openvino:cpu"]["status"] == "validated", done.stderr
+    assert Bundle.open(root / "engines" / "built" / "from-table").calibration_table() is not None
     table.write_text(
         table.read_text()
         .replace('"graph_digest":"', '"graph_digest":"0')

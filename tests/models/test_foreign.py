@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnexport.build.network import network_from_source, source_from_recipe
+from dnexport.build.network import network_from_source, reference_factory, source_from_recipe
 from dnexport.build.pipeline import build
 from dnexport.errors import ArchError, CheckpointError, RecipeError
 from dnexport.models.foreign import arch_from_factory, module_from_factory, state_digest
@@ -141,3 +141,14 @@ def test_it_builds_measures_and_predicts(
     again = run_cli("bench", str(tmp_path / "bundle"), cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "×" in again.stdout, "beside the PyTorch module"
+    file = tmp_path / "w.pt"
+    for seed in (5, 6):  # trained further, with the same code
+        torch.save(module_from_factory(f"{package}:Net", seed=seed).state_dict(), file)
+        chosen = recipe(f"{package}:Net", weights=str(file))
+        source = source_from_recipe(chosen, Silent())
+        network = network_from_source(chosen, source)
+        if seed == 5:
+            update = {"recipe": chosen, "arch": network.arch, "weights": network.weights(source)}
+            manifest = manifest.model_copy(update=update)
+            assert reference_factory(manifest) is not None
+    assert reference_factory(manifest) is None
