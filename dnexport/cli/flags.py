@@ -6,7 +6,7 @@ from typing import Any
 
 from dnexport.cli.options import ChannelOrder, InterpolationName, ObserverChoice, PlacementChoice
 from dnexport.errors import UsageError
-from dnexport.spec.recipe import Recipe, recipe_from_toml, recipe_from_values
+from dnexport.spec.recipe import Recipe, recipe_from_toml, recipe_from_values, with_absolute_paths
 
 
 def precision_from_flags(fp32: bool, fp16: bool, int8: bool) -> str | None:
@@ -100,7 +100,8 @@ def recipe_from_flags(file: Path | None, flags: dict[str, Any], *, suffix: str) 
         )
         ending = values.get("precision", "fp16") if suffix == "precision" else suffix
         values["name"] = f"{re.sub('[^A-Za-z0-9._-]+', '-', stem).strip('-._') or 'model'}-{ending}"
-    return recipe_from_values(values, str(file) if file else "flags")
+    # What is stored may be read from another folder.
+    return recipe_from_values(with_absolute_paths(values, Path.cwd()), str(file) if file else "flags")
 
 
 def said(values: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,12 @@ class Terminal:
     def document(self, value: Any) -> None:
         """The JSON document, where one was asked for."""
         if self.as_json and not self._mute:
-            sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+            try:
+                sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+                sys.stdout.flush()  # what becomes of it is known while there is still somebody to tell
+            except OSError:
+                _close_stdout()
+                raise
 
     def error(self, error: DnexportError) -> None:
         """One sentence on stderr, and the document of a failure."""
@@ -160,7 +165,7 @@ def terminal(
         raise
     except BrokenPipeError:
         # Whoever read our output has gone, as 'head' does; nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except (Exception, KeyboardInterrupt) as exc:
         # A library may turn the interrupt into an exception of its own; the user's Ctrl-C goes before it.
@@ -176,6 +181,11 @@ def terminal(
         raise typer.Exit(error.exit_code) from None
     finally:
         view.stop()
+
+
+def _close_stdout() -> None:
+    """What is still to be written there goes nowhere, rather than failing again when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _error_from_exception(exc: Exception) -> DnexportError:

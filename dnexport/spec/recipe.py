@@ -4,6 +4,7 @@ A recipe file states only what differs from the defaults. Paths in it are relati
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ else:
 
 WEIGHT_WORDS = ("auto", "pretrained", "random")
 DATA_WORDS = ("digits", "synthetic")
+_PATHS = ("onnx", "weights", "data", "class_names", "calibration_table")
 MULTI_STREAM_BATCH = 8  # MLPerf Inference, edge: samples of a MultiStream query
 StandIn = Literal["bf16", "f32"]
 
@@ -79,6 +81,11 @@ class Bench(Record):
     scenarios: tuple[Scenario, ...] = ()
     cuda_graph: bool = True
     compile: bool = False
+
+    @property
+    def protocol(self) -> "Bench":
+        """What must be equal for two measurements to compare, whatever else was measured, and however often."""
+        return self.model_copy(update={"restarts": 1, "queries": None, "duration_s": None, "scenarios": ()})
 
     def enough_for(self, budgets: Sequence[Budget]) -> "Bench":
         """With as many queries as bound the percentiles that are required, where their number was not said."""
@@ -185,7 +192,7 @@ class Recipe(Record):
         parsed = [text if text == "auto" else str(_value_of(lambda text=text: Target.parse(text))) for text in texts]
         return tuple(dict.fromkeys(parsed))
 
-    @field_validator("onnx", "weights", "data", "class_names", "calibration_table")
+    @field_validator(*_PATHS)
     @classmethod
     def _is_a_path(cls, text: str | None) -> str | None:
         if text is not None and (not text.strip() or "\0" in text):
@@ -246,19 +253,10 @@ def recipe_from_toml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: unreadable, not TOML, or a calibration file that is either.
     """
-    values = _read_toml(path)
-    for key in ("onnx", "weights", "data", "class_names", "calibration_table"):
-        if key in values:
-            values[key] = _resolved(values[key], path.parent)
-    calibration = values.get("calibration")
-    if isinstance(calibration, str):
-        calibration = calibration_set_from_toml(path.parent / calibration)
-        values["calibration"] = calibration.model_dump(exclude_unset=True)
-    elif isinstance(calibration, dict) and "data" in calibration:
-        calibration["data"] = _resolved(calibration["data"], path.parent)
-    quantization = values.get("quantization")
-    if isinstance(quantization, dict) and "plan" in quantization:
-        quantization["plan"] = _resolved(quantization["plan"], path.parent)
+    values = with_absolute_paths(_read_toml(path), path.parent)
+    if isinstance(calibration := values.get("calibration"), str):
+        found = calibration_set_from_toml(path.parent / calibration)
+        values["calibration"] = found.model_dump(exclude_unset=True)
     values.setdefault("name", path.stem)
     return values
 
@@ -271,7 +269,7 @@ def calibration_set_from_toml(path: Path) -> CalibrationSet:
     """
     values = _read_toml(path)
     if "data" in values:
-        values["data"] = _resolved(values["data"], path.parent)
+        values["data"] = _absolute(values["data"], path.parent)
     return _validated(CalibrationSet, values, str(path))
 
 
@@ -326,8 +324,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {path} is not TOML: {exc}", "correct that line") from exc
 
 
-def _resolved(value: Any, folder: Path) -> Any:
-    """A path relative to the recipe's folder; words such as ``auto`` and ``digits`` stay words."""
+def with_absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A recipe's values, all paths absolute that are relative to ``folder``; words such as ``digits`` stay words."""
+    found = {key: _absolute(value, folder) if key in _PATHS else value for key, value in values.items()}
+    for table, key in (("calibration", "data"), ("quantization", "plan")):
+        inner = found.get(table)
+        if isinstance(inner, dict) and key in inner:
+            found[table] = {**inner, key: _absolute(inner[key], folder)}
+    return found
+
+
+def _absolute(value: Any, folder: Path) -> Any:
     if (
         not isinstance(value, str)
         or not value.strip()
@@ -335,7 +342,7 @@ def _resolved(value: Any, folder: Path) -> Any:
         or value.partition(":")[0] in (*WEIGHT_WORDS, *DATA_WORDS)
     ):
         return value
-    return str((folder / value).resolve())
+    return os.path.abspath(folder / value)  # a link keeps its name, which may name the bundle
 
 
 def _value_of(parse: Any) -> Any:

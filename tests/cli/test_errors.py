@@ -62,15 +62,15 @@ CASES = {
     "a fleet that is not known": (build("--arch", NAME, "--target", "@jetson-orinn"), 2, "there is no fleet '@jetson-orinn'; did you mean @jetson-orin"),
     "a batch that descends": (build("--arch", NAME, "--batch", "4..2..8"), 2, "is not 1 <= min <= opt <= max"),
     "unknown arch": (build("--arch", "densenet112"), 3, "unknown arch 'densenet112'; did you mean densenet"),
-    "missing checkpoint": (build("--weights", "none.pth", "--arch", NAME), 3, "checkpoint none.pth does not exist; give a .pt"),
+    "missing checkpoint": (build("--weights", "none.pth", "--arch", NAME), 3, "checkpoint {}/none.pth does not exist; give a .pt"),
     "truncated checkpoint": (build("--weights", "cut.pth", "--arch", NAME), 3, "cut.pth is truncated or no PyTorch file; download or copy it again"),
     "another arch": (build("--weights", "good.pth", "--arch", "densenet121"), 3, "more keys; name the --arch that it was trained with"),
     "a pickle with code": (build("--weights", "hostile.pth", "--arch", NAME), 3, "hostile.pth is a pickle that would run code when loaded, and is refused"),
     "non-finite weights": (build("--weights", "nan.pth", "--arch", NAME), 3, "has 10 values in classifier.bias that are not finite"),
-    "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder empty holds neither images nor class folders"),
-    "missing data": (build("--arch", NAME, "--data", "nowhere"), 3, "data folder nowhere does not exist"),
-    "an undecodable image": (build("--arch", SMALL, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded: broken/class3/2.png; remove them or replace them"),
-    "other classes": (build("--arch", NAME, "--data", "two"), 3, "data two has 2 classes and the network 10"),
+    "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder {}/empty holds neither images nor class folders"),
+    "missing data": (build("--arch", NAME, "--data", "nowhere"), 3, "data folder {}/nowhere does not exist"),
+    "an undecodable image": (build("--arch", SMALL, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded: {}/broken/class3/2.png; remove them or replace them"),
+    "other classes": (build("--arch", NAME, "--data", "two"), 3, "data {}/two has 2 classes and the network 10"),
     "unknown key": (build("typo.toml"), 2, "typo.toml: unknown key 'targts'; did you mean targets?"),
     "fp16 and int8": (build("--arch", NAME, "--fp16", "--int8"), 2, "--int8 already runs the rest in FP16; drop --fp16"),
     "fp32 and fp16": (build("--arch", NAME, "--fp32", "--fp16"), 2, "--fp32 contradicts --fp16 and --int8"),
@@ -80,7 +80,7 @@ CASES = {
     "an unsaid stand-in": (build("--arch", NAME, "--target", "onnxruntime:cpu"), 2, "would execute fp16 as f32; say --allow-execution f32"),
     "nothing to build": (build(), 2, "flags: an arch is needed where the weights are not a file; name one with --arch, or --weights FILE"),
     "no such arch, however spelt": (build("--arch", "densenet 121 !"), 3, "unknown arch 'densenet 121 !'; did you mean densenet121"),
-    "no such table": (build("--arch", NAME, "--weights", "random", "--int8", "--calibration-table", "none.json"), 3, "calibration table none.json cannot be read"),
+    "no such table": (build("--arch", NAME, "--weights", "random", "--int8", "--calibration-table", "none.json"), 3, "calibration table {}/none.json cannot be read"),
     "one number for three": (build("--arch", NAME, "--weights", "random", "--mean", "0.5"), 2, "preprocessing: mean and std have 3 values for channels 'rgb'"),
     "wrong numbers": (build("--arch", NAME, "--mean", "a,b"), 2, "--mean 'a,b' is not a list of numbers"),
     "batch": (build("--arch", NAME, "--batch", "8..1..1"), 2, "batch '8..1..1' is not 1 <= min <= opt <= max"),
@@ -98,7 +98,7 @@ def test_one_sentence_and_the_exit_code(case: str, files: Path, run_cli: Run, tm
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == code, done.stderr
     assert len(lines) == 1
-    assert message in lines[0]
+    assert message.replace("{}", str(files)) in lines[0]
     assert "Traceback" not in done.stderr + done.stdout
     assert "code ran" not in done.stdout
     assert not (tmp_path / "out").exists()

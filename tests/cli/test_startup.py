@@ -90,3 +90,19 @@ def test_head_may_close_the_pipe() -> None:
     command = f"{sys.executable} -m dnexport.cli archs --json | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full is here")
+def test_a_document_that_cannot_be_written_is_an_error() -> None:
+    command = f"{sys.executable} -m dnexport.cli archs --json > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: cannot write ")
+    assert "no space left on device" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_gone_has_an_exit_code() -> None:
+    command = f"{sys.executable} -m dnexport.cli doctor --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
