@@ -103,7 +103,7 @@ def export(context: Context) -> Path:
         "input": list(context.network.preprocess.input_size),
         "answers": context.network.answers,
     }
-    return context.stages.run("export", 2, inputs, make)
+    return context.stages.run("export", 3, inputs, make)
 
 
 def canonical(context: Context, exported: Path) -> Path:
@@ -125,7 +125,7 @@ def canonical(context: Context, exported: Path) -> Path:
         _write_passes(applied, folder)
         (folder / "digest").write_text(model_digest(model_from_path(folder / MODEL)), encoding="utf-8")
 
-    return context.stages.run("passes", 1, {"export": stage_key(exported)}, make)
+    return context.stages.run("passes", 2, {"export": stage_key(exported)}, make)
 
 
 def reference(context: Context, exported: Path) -> Path:
@@ -210,7 +210,7 @@ def calibrate(context: Context, graph: Path) -> Path:
         "observer": context.recipe.calibration.observer,
         "percentile": context.recipe.calibration.percentile,
     }
-    return context.stages.run("calibrate", 3, inputs, make)
+    return context.stages.run("calibrate", 4, inputs, make)
 
 
 def quantize(context: Context, graph: Path, table: Path, placement: Placement) -> Path:
@@ -267,7 +267,7 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         "images": images.digest() if images is not None and options.needs_images else None,
         "tuning": tuning.digest() if tuning is not None else None,
     }
-    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 4, inputs, make)
+    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 5, inputs, make)
 
 
 def _write_passes(applied: Iterable["Applied"], folder: Path) -> None:
