@@ -14,7 +14,7 @@ from processes import watched
 
 COUNTS = (64, 512)
 BUILD = ["build", "--arch", "densenet121", "--weights", "random", "--int8", "--no-bench", "--json"]
-TARGET = ["--target", "onnxruntime:cpu"]
+TARGET = ["--target", "onnxruntime:cpu", "--allow-execution", "f32"]
 
 
 def main() -> None:
