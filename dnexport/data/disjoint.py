@@ -1,5 +1,7 @@
 """Images that have calibrated a network must not judge it."""
 
+from collections.abc import Iterator
+
 from dnexport.data.imageset import ImageSet, digest_from_pixels
 from dnexport.errors import DataError
 from dnexport.spec.preprocess import Preprocess
@@ -15,7 +17,7 @@ def check_disjoint(table: CalibrationTable, test: ImageSet, preprocess: Preproce
     if table.synthetic:
         return
     seen = set(table.image_digests)
-    shared = sum(digest_from_pixels(image) in seen for pixels in test.batches(preprocess, 64) for image in pixels)
+    shared = sum(digest in seen for digest in _digests(test, preprocess))
     if shared:
         raise DataError(f"{shared} of {len(test)} {part} images were used for calibration", "keep the two apart")
 
@@ -28,7 +30,11 @@ def check_apart(tuning: ImageSet, test: ImageSet, preprocess: Preprocess) -> Non
     """
     if test.name == "synthetic":
         return
-    tuned = {digest_from_pixels(image) for pixels in tuning.batches(preprocess, 64) for image in pixels}
-    shared = sum(digest_from_pixels(image) in tuned for pixels in test.batches(preprocess, 64) for image in pixels)
+    tuned = set(_digests(tuning, preprocess))
+    shared = sum(digest in tuned for digest in _digests(test, preprocess))
     if shared:
         raise DataError(f"{shared} of {len(test)} test images are tuning images too", "keep the two apart")
+
+
+def _digests(images: ImageSet, preprocess: Preprocess) -> Iterator[str]:
+    return (digest_from_pixels(image) for pixels in images.batches(preprocess, 64) for image in pixels)

@@ -83,19 +83,13 @@ def benchmark_from_records(
     threads = bench.threads or available_threads()
     latency = functools.partial(latency_from_blocks, threads=threads)
     peaks = [peak for peak in record.peaks if peak is not None]
-    speedups, notes = [], list(record.notes)
-    notes += [f"PyTorch {form} took no part: {why}" for form, why in references.failed.items() if form.device == device]
+    speedups, notes = [], [*record.notes, *_absences(records, references, device)]
     for form in kept:
         ratio, note = _speedup(form, records[str(form)], record)
         speedups.append(ratio)
         notes += [note] if note else []
     beside = {str(form): records[str(form)] for form in kept}
-    swept = {form: records[str(form)] for form in references.swept(device)}
-    notes += [
-        f"PyTorch {form} took no part in the sweep from batch {record.refused.batch} on: {record.refused.why}"
-        for form, record in swept.items()
-        if record.refused is not None
-    ]
+    swept = [records[str(form)] for form in references.swept(device)]
     queries = sum(blocks.queries for blocks in record.blocks)
     quantiles = [("p90", 0.90, queries), ("p99", 0.99, queries)]
     if record.multi_stream:
@@ -117,7 +111,7 @@ def benchmark_from_records(
         over_eager=speedups[0] if kept else None,
         over_best=speedups[-1] if kept else None,
         multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
-        offline=tuple(_point(size, rates, list(swept.values())) for size, rates in record.rates.items()),
+        offline=tuple(_point(size, rates, swept) for size, rates in record.rates.items()),
         cold_start=ColdStart(
             open_ms=median([opened for opened, _ in record.cold]),
             first_query_ms=median([first for _, first in record.cold]),
@@ -131,6 +125,15 @@ def benchmark_from_records(
         parts=record.parts,
         notes=(*notes, *_weaknesses(record, beside, bench, quantiles), *_disturbances(records, watch)),
     )
+
+
+def _absences(records: Mapping[str, Collected], references: References, device: Device) -> list[str]:
+    """Which forms of PyTorch took no part, and why."""
+    notes = [f"PyTorch {form} took no part: {why}" for form, why in references.failed.items() if form.device == device]
+    for form in references.swept(device):
+        if (refused := records[str(form)].refused) is not None:
+            notes.append(f"PyTorch {form} took no part in the sweep from batch {refused.batch} on: {refused.why}")
+    return notes
 
 
 def _device(engine: Engine) -> Device:
