@@ -267,3 +267,41 @@ def test_the_evaluation_of_imagenet_weights_is_named(change: dict[str, object], 
     preprocess = IMAGENET.model_copy(update=change)
     assert preprocess.evaluation == whose
     assert (f"{whose}'s evaluation; " in str(preprocess)) == (whose is not None)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "bypassed", "asked"),
+    [
+        ("http://proxy.example:3128", "", ("proxy.example", 3128)),
+        ("proxy.example:8080", "", ("proxy.example", 8080)),
+        ("http://proxy.example:3128", "host.invalid", ("host.invalid", 443)),
+        ("", "", ("host.invalid", 443)),
+    ],
+)
+def test_behind_a_proxy_it_is_the_proxy_that_must_answer(
+    proxy: str, bypassed: str, asked: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in (
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", bypassed)
+    seen: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout: float) -> None:
+        seen.append(address)
+        raise OSError("nobody")
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        source_from_recipe(recipe(arch="densenet121", weights="pretrained"), Silent())
+    assert seen == [asked]

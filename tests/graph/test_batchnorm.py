@@ -68,3 +68,12 @@ def test_statistics_that_are_computed_are_declined() -> None:
     body = "g2 = Add(g, g) a = Concat<axis=1>(input, input) logits = BatchNormalization(a, g2, b, m, v)"
     (applied,) = apply((UnitBatchNorm(),), model_from_text(body, statistics(8), out="[batch, 8, 8, 8]"))
     assert applied.reasons == ("node2: its statistics are not constants",)
+
+
+def test_nothing_of_a_folded_norm_is_left() -> None:
+    """A variance above FP16's largest number, say, that no node reads any more."""
+    model = norm_after_conv()
+    model.graph.initializers["v"].const_value = ir.tensor(np.full(2, 1e6, np.float32), name="v")
+    apply((FoldBatchNorm(), CastFloat16()), model)
+    used = {value.name for node in model.graph for value in node.inputs if value is not None}
+    assert set(model.graph.initializers) <= used

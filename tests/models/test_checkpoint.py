@@ -220,3 +220,13 @@ def test_metadata_of_another_version_is_refused(tmp_path: Path) -> None:
     save_file(DenseNet(TINY).state_dict(), tmp_path / "w.safetensors", metadata={METADATA_KEY: json.dumps({"arch": 1})})
     with pytest.raises(CheckpointError, match="metadata that this version does not understand"):
         state_from_file(tmp_path / "w.safetensors")
+
+
+def test_a_modules_own_name_is_no_prefix(tmp_path: Path) -> None:
+    """``self.model = …`` in a user's module: its keys all begin so, and a wrapper's still go."""
+    state = {"model.a": torch.zeros(1), "model.b": torch.zeros(1)}
+    torch.save(state, tmp_path / "own.pt")
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "wrapped.pt")
+    for name in ("own.pt", "wrapped.pt"):
+        assert set(state_from_file(tmp_path / name, own=state)[0]) == set(state)
+        assert set(state_from_file(tmp_path / name)[0]) == {"a", "b"}
