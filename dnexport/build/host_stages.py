@@ -103,7 +103,7 @@ def export(context: Context) -> Path:
         "input": list(context.network.preprocess.input_size),
         "answers": context.network.answers,
     }
-    return context.stages.run("export", 3, inputs, make)
+    return context.stages.run("export", 4, inputs, make)
 
 
 def canonical(context: Context, exported: Path) -> Path:

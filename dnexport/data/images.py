@@ -80,7 +80,9 @@ def input_from_pixels(pixels: PixelBatch, preprocess: Preprocess) -> InputBatch:
     mean = np.asarray(preprocess.mean, np.float32)
     std = np.asarray(preprocess.std, np.float32)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    # Copied, also where one channel is contiguous as it is: its strides would be those of channels last, for which
+    # PyTorch exports a global pooling as a gather of computed indices.
+    return np.array(scaled.transpose(0, 3, 1, 2), order="C")
 
 
 def thumbnail_from_pixels(pixels: Pixels, preprocess: Preprocess) -> str:

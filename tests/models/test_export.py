@@ -9,6 +9,7 @@ from dnexport.data.images import input_from_pixels
 from dnexport.errors import ParityFailed
 from dnexport.models.export import check_logits, compare_graphs, export_onnx, graph_logits, reference_logits
 from dnexport.models.zoo import module_from_seed
+from dnexport.spec.preprocess import Preprocess
 from tests.networks import TINY, TINY_PREPROCESS, tiny_pixels
 
 
@@ -54,3 +55,14 @@ def test_a_rewrite_that_changes_the_answer_is_refused(tiny_graph: Path, tmp_path
     compare_graphs(tiny_graph, tiny_graph, images)
     with pytest.raises(ParityFailed, match="the rewritten graph differs from the exported one by"):
         compare_graphs(tiny_graph, tmp_path / "changed.onnx", images)
+
+
+def test_grey_pixels_are_exported_with_a_plain_pooling(tmp_path: Path) -> None:
+    """One channel has ambiguous strides: those of channels last make a gather of computed indices of the pooling."""
+    grey = Preprocess(input_size=(16, 16), resize=None, channels="grey", mean=(0.5,), std=(0.25,))
+    images = input_from_pixels(tiny_pixels(3)[..., :1], grey)
+    assert images.strides == np.zeros(images.shape, np.float32).strides
+    export_onnx(module_from_seed(TINY.model_copy(update={"channels": 1}), (16, 16), 0), images, tmp_path / "grey.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "grey.onnx").graph.node}
+    assert "ReduceMean" in operators
+    assert operators.isdisjoint({"Gather", "Range"})
