@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from dnexport.graph.values import constant_array
+from dnexport.graph.values import constant_array, has_quantized_weights
 
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _LEAST_NORMAL_FLOAT16 = float(np.finfo(np.float16).smallest_normal)
@@ -110,10 +110,10 @@ def _quantized_output(model: ir.Model) -> Iterator[str]:
 
 def _wide_groups(model: ir.Model) -> Iterator[str]:
     for node in model.graph:
-        if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1 or node.inputs[1] is None:
+        if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1 or not has_quantized_weights(node):
             continue
-        shape, producer = node.inputs[1].shape, node.inputs[1].producer()
-        if shape is None or producer is None or producer.op_type != "DequantizeLinear" or list(shape)[2:] != [1, 1]:
+        shape = node.inputs[1].shape if node.inputs[1] is not None else None
+        if shape is None or list(shape)[2:] != [1, 1]:
             continue
         channels = shape[1]
         if isinstance(channels, int) and channels > 64 and channels % 64:
@@ -122,8 +122,7 @@ def _wide_groups(model: ir.Model) -> Iterator[str]:
 
 def _biasless(model: ir.Model) -> Iterator[str]:
     for node in model.graph:
-        producer = node.inputs[1].producer() if node.op_type == "Conv" and node.inputs[1] is not None else None
-        if producer is None or producer.op_type != "DequantizeLinear":
+        if node.op_type != "Conv" or not has_quantized_weights(node):
             continue
         bias = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
         readers = {use.node.op_type for use in node.outputs[0].uses()}

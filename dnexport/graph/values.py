@@ -81,6 +81,12 @@ def kernel_of(conv: ir.Node) -> tuple[int, ...]:
     return tuple(side for side in sides if isinstance(side, int))
 
 
+def has_quantized_weights(conv: ir.Node) -> bool:
+    """Whether a convolution's weights are dequantized, and so it runs in int8."""
+    producer = conv.inputs[1].producer() if conv.inputs[1] is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
 def name_of(value: ir.Value | None) -> str:
     """The name of a value that must have one.
 
