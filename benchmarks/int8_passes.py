@@ -43,7 +43,13 @@ ROWS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "default, nearest rounding": ({"rounding": "nearest"}, {}),
     "default, percentile 99.99": ({}, {"observer": "percentile"}),
     "default, mean squared error": ({}, {"observer": "mse"}),
-    "default, placement state": ({"placement": "state"}, {}),
+    "placement state": ({"placement": "state"}, {}),
+    "placement state, transitions in float": ({"placement": "state", "transitions": "float"}, {}),
+    "placement state, transitions and their pooling in float": (
+        {"placement": "state", "transitions": "float", "pooling": "float"},
+        {},
+    ),
+    "placement state, entropy": ({"placement": "state"}, {"observer": "entropy"}),
 }
 BLOCKS, QUERIES = 15, 40
 

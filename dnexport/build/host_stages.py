@@ -210,7 +210,7 @@ def calibrate(context: Context, graph: Path) -> Path:
         "observer": context.recipe.calibration.observer,
         "percentile": context.recipe.calibration.percentile,
     }
-    return context.stages.run("calibrate", 4, inputs, make)
+    return context.stages.run("calibrate", 5, inputs, make)
 
 
 def quantize(context: Context, graph: Path, table: Path, placement: Placement) -> Path:
@@ -267,7 +267,7 @@ def quantize(context: Context, graph: Path, table: Path, placement: Placement) -
         "images": images.digest() if images is not None and options.needs_images else None,
         "tuning": tuning.digest() if tuning is not None else None,
     }
-    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 5, inputs, make)
+    return context.stages.run("quantize" if placement == "activation" else f"quantize:{placement}", 6, inputs, make)
 
 
 def _write_passes(applied: Iterable["Applied"], folder: Path) -> None:

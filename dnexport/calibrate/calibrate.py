@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from dnexport.calibrate.collect import histograms_from_batches, ranges_from_batches
 from dnexport.calibrate.observers import MinMax, narrowed
@@ -14,9 +15,11 @@ from dnexport.errors import DataError
 from dnexport.graph.contract import model_digest, model_from_path
 from dnexport.graph.dense_blocks import states
 from dnexport.graph.insert_qdq import quantization_points
+from dnexport.graph.pool_before_conv import transition_pools
+from dnexport.graph.values import name_of
 from dnexport.spec.preprocess import Preprocess
 from dnexport.spec.progress import Progress
-from dnexport.spec.quantization import CalibrationSet, CalibrationTable, Convergence
+from dnexport.spec.quantization import CalibrationSet, CalibrationTable, ChannelRanges, Convergence
 
 _BATCH = 8
 _CHECKPOINTS = 16
@@ -50,7 +53,7 @@ def table_from_images(
         return pixels
 
     first = (input_from_pixels(batch_seen(pixels), preprocess) for pixels in images.batches(preprocess, _BATCH))
-    found = ranges_from_batches(model, tensors, first, tick, states(model))
+    found = ranges_from_batches(model, tensors, first, tick, _by_channel(model))
     ranges = {tensor: observer.range(tensor) for tensor, observer in found.ranges.items()}
     if calibration_set.observer != "minmax":
         histograms = histograms_from_batches(model_from_path(graph), ranges, _inputs(images, preprocess), tick)
@@ -67,8 +70,17 @@ def table_from_images(
         coverage={name: counts[index] for index, name in enumerate(names)},
         convergence=_convergence(found.ranges, len(images)),
         ranges=ranges,
-        magnitudes={state: tuple(map(float, each)) for state, each in found.magnitudes.items()},
+        channels={
+            tensor: ChannelRanges(lo=tuple(map(float, lo)), hi=tuple(map(float, hi)))
+            for tensor, (lo, hi) in found.channels.items()
+        },
     )
+
+
+def _by_channel(model: ir.Model) -> tuple[str, ...]:
+    """What is equalised: the states of dense blocks, and both sides of the transitions' pooling."""
+    pooled = [name_of(value) for pool in transition_pools(model) for value in (pool.inputs[0], pool.outputs[0])]
+    return tuple(dict.fromkeys((*states(model), *pooled)))
 
 
 def _inputs(images: ImageSet, preprocess: Preprocess) -> Iterator[InputBatch]:

@@ -31,40 +31,41 @@ class Seen:
 
     Attributes:
         ranges: of whole tensors.
-        magnitudes: the largest |x| of each channel of the states, float32 [channels].
+        channels: the least and the greatest value of each channel, float32 [channels] both.
     """
 
     ranges: dict[str, MinMax]
-    magnitudes: dict[str, np.ndarray]
+    channels: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def ranges_from_batches(
-    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart], tick: Tick, states: Sequence[str] = ()
+    model: ir.Model, tensors: Sequence[str], batches: Iterable[InputPart], tick: Tick, by_channel: Sequence[str] = ()
 ) -> Seen:
-    """The ranges of ``tensors`` over ``batches`` and how they grew, and the magnitudes of ``states`` by channel.
+    """The ranges of ``tensors`` over ``batches`` and how they grew, and those of channels of others.
 
     Args:
         model: float graph; changed by this function, pass a copy.
         tensors: names of values in the graph.
         batches: float32 inputs.
         tick: told the number of images after each batch.
-        states: names of values in the graph (`graph.dense_blocks`).
+        by_channel: names of values in the graph whose channels are told apart.
 
     Raises:
         GraphError: a tensor is not in the graph.
     """
-    session = _tapped_session(model, tensors, states)
+    session = _tapped_session(model, tensors, by_channel)
     observers = {tensor: MinMax() for tensor in tensors}
-    magnitudes: dict[str, np.ndarray] = {}
+    channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for images in batches:
         extremes = iter(session.run(None, {INPUT: images})[1:])
         for tensor in tensors:
             observers[tensor].update(next(extremes), next(extremes))
-        for state in states:
-            largest = np.maximum(-next(extremes), next(extremes)).max(axis=0)
-            magnitudes[state] = np.maximum(largest, magnitudes.get(state, 0))
+        for tensor in by_channel:
+            low, high = next(extremes).min(axis=0), next(extremes).max(axis=0)
+            before = channels.get(tensor, (low, high))
+            channels[tensor] = np.minimum(low, before[0]), np.maximum(high, before[1])
         tick(len(images))
-    return Seen(observers, magnitudes)
+    return Seen(observers, channels)
 
 
 def histograms_from_batches(
@@ -106,12 +107,14 @@ def _values(model: ir.Model, tensors: Sequence[str]) -> dict[str | None, ir.Valu
     return values
 
 
-def _tapped_session(model: ir.Model, tensors: Sequence[str], states: Sequence[str]) -> "onnxruntime.InferenceSession":
-    """The graph with the logits first, then least and greatest values of each tensor and each state's channels."""
-    graph, values = model.graph, _values(model, (*tensors, *states))
+def _tapped_session(
+    model: ir.Model, tensors: Sequence[str], by_channel: Sequence[str]
+) -> "onnxruntime.InferenceSession":
+    """The graph with the logits first, then least and greatest values of each tensor, and of each channel."""
+    graph, values = model.graph, _values(model, (*tensors, *by_channel))
     whole = add_initializer(model, "tap_axes", np.array([1, 2, 3], np.int64))
     pixels = add_initializer(model, "tap_pixels", np.array([2, 3], np.int64))
-    for index, (tensor, axes) in enumerate([*((t, whole) for t in tensors), *((s, pixels) for s in states)]):
+    for index, (tensor, axes) in enumerate([*((t, whole) for t in tensors), *((c, pixels) for c in by_channel)]):
         for operator, end in (("ReduceMin", "low"), ("ReduceMax", "high")):
             node = ir.node(operator, [values[tensor], axes], attributes={"keepdims": 0}, name=f"tap{index}_{end}")
             node.outputs[0].name = f"tap{index}_{end}"

@@ -14,6 +14,7 @@ from dnexport.graph.centre_activations import CentreActivations
 from dnexport.graph.contract import Applied, Pass, apply, model_from_path, save_model
 from dnexport.graph.correct_bias import CorrectBias
 from dnexport.graph.dense_blocks import dense_blocks
+from dnexport.graph.equalize_pooled import EqualizePooled
 from dnexport.graph.equalize_state import EqualizeState
 from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.graph.pixel_input import PIXEL_RANGE, PIXELS, PixelInput
@@ -75,7 +76,7 @@ class Prepared:
 
     Attributes:
         graph: its file.
-        table: with the ranges of the tensors that preparing has added.
+        table: with the ranges of the tensors that preparing has added or moved.
         applied: what each pass did.
     """
 
@@ -98,22 +99,27 @@ def prepare(
     """
     model = model_from_path(graph)
     passes: list[Pass] = [PixelInput(preprocess)] if options.pixel_input and options.centre != "none" else []
+    states = EqualizeState(table.channels, centre=options.centre != "none")
+    pooled = EqualizePooled(table.channels)
     if options.placement == "state":
-        passes.append(EqualizeState(table.magnitudes))
+        passes.append(states)
+    if options.placement == "state" or options.int8_transitions:
+        passes.append(pooled)
     applied = apply(passes, model)
     save_model(model, path)
-    return Prepared(path, table.model_copy(update={"ranges": {**table.ranges, PIXELS: PIXEL_RANGE}}), applied)
+    ranges = {**table.ranges, PIXELS: PIXEL_RANGE, **pooled.ranges}
+    return Prepared(path, table.model_copy(update={"ranges": ranges, "channels": states.channels}), applied)
 
 
-def kept_by_policy(model: ir.Model, options: Quantization) -> frozenset[str]:
-    """Convolutions that stay in float whatever the budget, by the names of their outputs: a classifier; transitions."""
-    classifier = _classifier(model)
-    if options.transitions == "int8":
+def kept_by_policy(model: ir.Model, options: Quantization) -> dict[str, str]:
+    """Convolutions that stay in float whatever the budget, by the names of their outputs, and why each does."""
+    classifier = dict.fromkeys(_classifier(model), "the classifier stays in float")
+    if options.int8_transitions:
         return classifier
     pools = [node for node in model.graph if node.op_type == "AveragePool"]
     readers = [use.node for pool in pools for use in pool.outputs[0].uses()]
     pointwise = [node for node in readers if node.op_type == "Conv" and kernel_of(node) == (1, 1)]
-    return classifier | {name_of(conv.outputs[0]) for conv in pointwise}
+    return {name_of(conv.outputs[0]): "transitions stay in float" for conv in pointwise} | classifier
 
 
 def _classifier(model: ir.Model) -> frozenset[str]:
@@ -140,7 +146,7 @@ def quantize(
     chosen = {name: each for name, each in rounded.items() if name not in kept}
     passes: list[Pass] = [InsertQdq(table, {name: each.codes for name, each in chosen.items()}, kept)]
     if options.placement == "state":
-        passes.append(QuantizeState(table.magnitudes, kept))
+        passes.append(QuantizeState(table, kept, pooling=options.pooling == "int8"))
     if options.correct_bias:
         passes.append(CorrectBias({name: each.bias for name, each in chosen.items()}))
     if options.centre != "none":

@@ -65,7 +65,7 @@ def plan_within_budget(
     reference = _logits(model, tuning)
 
     def quantized(kept: Collection[str]) -> Logits:
-        return _quantized_logits(graph, table, options, rounded, policy.union(kept), tuning)
+        return _quantized_logits(graph, table, options, rounded, {*policy, *kept}, tuning)
 
     if _holds(whole := quantized(()), reference, tuning, options):
         return _plan(model, table, options, {}, (), snr_db(reference, whole))
@@ -138,7 +138,7 @@ def _plan(
     def planned(layer: str) -> PlannedLayer:
         alone = sensitivity.get(layer)
         if layer in policy:
-            return PlannedLayer(layer=layer, precision="float", why="transitions stay in float")
+            return PlannedLayer(layer=layer, precision="float", why=policy[layer])
         if layer in kept:
             why = f"alone in int8 it leaves {_or_exact(alone):.1f} dB: among the {len(kept)} that cost most"
             return PlannedLayer(layer=layer, precision="float", snr_db=alone, why=why)

@@ -6,10 +6,10 @@ exactly, by what the int8 weights Ŵ make of a picture of the value c:
 
     Ŵ ∗ x  =  Ŵ ∗ (x − c)  +  Ŵ ∗ c
 
-Without padding Ŵ ∗ c is one number an output channel and goes into the bias. With padding the border reads zeros where
-x − c would have to be −c; there Ŵ ∗ c, computed with the same padding, differs near the border, and is added as a
-picture of its own. (W ∗ c of the float weights would leave their rounding error times c, and c is large beside the mean
-of x.)
+Without padding Ŵ ∗ c is one number an output channel and goes into the bias; behind an average pooling it is c. With
+padding the border reads zeros where x − c would have to be −c; there Ŵ ∗ c, computed with the same padding, differs
+near the border, and is added as a picture of its own. (W ∗ c of the float weights would leave their rounding error
+times c, and c is large beside the mean of x.)
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
 from dnexport.graph.insert_qdq import LEAST_FLOAT16, activation_scale, float16_ceiling
+from dnexport.graph.pool_before_conv import partial_windows
 from dnexport.graph.values import add_initializer, add_to_bias, constant_array, name_of, set_array
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
@@ -71,8 +72,9 @@ class CentreActivations:
     def __call__(self, model: ir.Model) -> PassResult:
         reasons: list[str] = []
         modified = False
-        for quantize in [node for node in model.graph if node.op_type == "QuantizeLinear"]:
-            name = name_of(quantize.inputs[0])
+        # What is put back behind a pooling goes by another name, and may be quantized in turn.
+        points = [(node, name_of(node.inputs[0])) for node in model.graph if node.op_type == "QuantizeLinear"]
+        for quantize, name in points:
             if name not in self.table.ranges:
                 continue
             centre, scale = centring(self.table.ranges[name])
@@ -97,11 +99,15 @@ def readers_behind(quantize: ir.Node) -> list[ir.Node]:
     return [use.node for reader in quantize.outputs[0].uses() for use in reader.node.outputs[0].uses()]
 
 
-def convolved_constants(convs: Iterable[ir.Node], centre: float) -> list[np.ndarray] | str:
-    """Ŵ ∗ c of each convolution, [1, outputs, height, width] or [1, outputs, 1, 1]; or why one cannot be known."""
+def convolved_constants(readers: Iterable[ir.Node], centre: float) -> list[np.ndarray] | str:
+    """Ŵ ∗ c of each convolution, [1, outputs, height, width] or [1, outputs, 1, 1]; or why one cannot be known.
+
+    Of an average pooling it is c itself, [1, 1, 1, 1].
+    """
     constants = []
-    for conv in convs:
-        constant = _convolved_constant(conv, centre)
+    for reader in readers:
+        whole_windows = reader.op_type == "AveragePool" and partial_windows(reader) is None
+        constant = np.full((1, 1, 1, 1), centre, np.float32) if whole_windows else _convolved_constant(reader, centre)
         if isinstance(constant, str):
             return constant
         constants.append(constant)
@@ -164,16 +170,16 @@ def _subtract(model: ir.Model, quantize: ir.Node, centre: float, scale: float) -
     set_array(held, np.asarray(scale, np.float32))
 
 
-def _put_back(model: ir.Model, conv: ir.Node, constant: np.ndarray) -> None:
-    output = conv.outputs[0]
+def _put_back(model: ir.Model, reader: ir.Node, constant: np.ndarray) -> None:
+    output = reader.outputs[0]
     name = name_of(output)
-    if constant.shape[2:] == (1, 1) or np.ptp(constant, axis=(2, 3)).max() == 0:
-        add_to_bias(model, conv, f"{name}_centred_bias", constant[0, :, 0, 0])
+    if reader.op_type == "Conv" and np.ptp(constant, axis=(2, 3)).max() == 0:
+        add_to_bias(model, reader, f"{name}_centred_bias", constant[0, :, 0, 0])
         return
     picture = add_initializer(model, f"{name}_centre_picture", constant)
     add = ir.node("Add", [output, picture], name=f"{name}_add_centre")
     add.outputs[0].name = f"{name}_uncentred"
     add.outputs[0].type, add.outputs[0].shape = output.type, output.shape
-    model.graph.insert_after(conv, add)
+    model.graph.insert_after(reader, add)
     output.replace_all_uses_with(add.outputs[0])
     add.replace_input_with(0, output)

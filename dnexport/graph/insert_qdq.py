@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from dnexport.errors import GraphError
 from dnexport.graph.contract import PassResult
+from dnexport.graph.pool_before_conv import transition_pools
 from dnexport.graph.values import add_initializer, constant_array, name_of
 from dnexport.spec.quantization import INT8_MAX, CalibrationTable, Range
 
@@ -26,9 +27,12 @@ LEAST_FLOAT16 = 2.0**-24
 
 
 def quantization_points(model: ir.Model) -> tuple[str, ...]:
-    """Names of the activations that `InsertQdq` quantizes, and that calibration therefore observes."""
+    """Names of the activations that may be quantized with a scale of their own, and that calibration observes.
+
+    What convolutions read (`InsertQdq`), and what transitions pool (`quantize_state.QuantizeState`).
+    """
     convs = (node for node in model.graph if node.op_type == "Conv" and _of_pictures(node))
-    return tuple(dict.fromkeys(name_of(conv.inputs[0]) for conv in convs))
+    return tuple(dict.fromkeys(name_of(node.inputs[0]) for node in (*convs, *transition_pools(model))))
 
 
 def _of_pictures(conv: ir.Node) -> bool:

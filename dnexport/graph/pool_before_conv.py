@@ -32,18 +32,38 @@ class PoolBeforeConv:
         return PassResult(model, modified, tuple(reasons))
 
 
+def transition_pools(model: ir.Model) -> tuple[ir.Node, ...]:
+    """The average poolings that only convolutions read, and whose windows all average the same number of pixels."""
+    return tuple(
+        node
+        for node in model.graph
+        if node.op_type == "AveragePool"
+        and partial_windows(node) is None
+        and {use.node.op_type for use in node.outputs[0].uses()} == {"Conv"}
+    )
+
+
+def partial_windows(pool: ir.Node) -> str | None:
+    """Why the windows at a pooling's border may average fewer pixels than the others; None if none does."""
+    if any(pool.attributes.get_ints("pads", (0, 0, 0, 0))):
+        return "padding: windows at the border would average fewer pixels"
+    if pool.attributes.get_int("ceil_mode", 0):
+        return "ceil_mode: windows at the border would average fewer pixels"
+    if pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return "auto_pad: padding is not known"
+    return None
+
+
 def _obstacle(conv: ir.Node, pool: ir.Node) -> str | None:
     weight = conv.inputs[1]
     if weight is None or weight.shape is None or list(weight.shape)[2:] != [1, 1]:
         return f"{conv.name} is not a 1×1 convolution"
     if any(stride != 1 for stride in conv.attributes.get_ints("strides", (1, 1))):
         return f"{conv.name} has a stride"
-    if any(conv.attributes.get_ints("pads", (0, 0, 0, 0))) or any(pool.attributes.get_ints("pads", (0, 0, 0, 0))):
-        return "padding: windows at the border would average fewer pixels"
-    if pool.attributes.get_int("ceil_mode", 0):
-        return "ceil_mode: windows at the border would average fewer pixels"
-    if pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        return "auto_pad: padding is not known"
+    if any(conv.attributes.get_ints("pads", (0, 0, 0, 0))):
+        return f"{conv.name} has padding"
+    if (reason := partial_windows(pool)) is not None:
+        return reason
     if len(conv.outputs[0].uses()) > 1 or conv.outputs[0].is_graph_output():
         return f"{conv.name} is read by another node"
     return None

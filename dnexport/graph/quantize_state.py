@@ -4,10 +4,14 @@
 
 Each state is quantized once, where it is computed; equal scales let a runtime concatenate the codes as they are, a
 quarter of the bytes, and every layer of the block reads codes. One scale for channels of different range costs
-accuracy, which `equalize_state` gives back.
+accuracy, which `equalize_state` gives back. Rounding commutes with the maximum of a pooling, so a stem's state is
+quantized before it is pooled, which changes no value and pools a quarter of the bytes.
+
+What the transition behind the block pools is quantized too, with a scale of its own: nothing of the block's size is
+left in float then. The pooling's mean takes half of that error away.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -15,22 +19,26 @@ from dnexport.graph.contract import PassResult
 from dnexport.graph.dense_blocks import DenseBlock, dense_blocks
 from dnexport.graph.insert_qdq import activation_scale, quantized_value
 from dnexport.graph.values import name_of
-from dnexport.spec.quantization import Range
+from dnexport.spec.quantization import CalibrationTable, ChannelRanges, Range
+
+_READERS = ("Concat", "BatchNormalization")
 
 
 class QuantizeState:
-    """Quantize the states of every dense block.
+    """Quantize the states of every dense block, and what is pooled of them.
 
     Args:
-        magnitudes: the largest |x| of each channel, by the name of the state.
+        table: ranges of this very graph.
         kept: names of blocks that stay in float.
+        pooling: also what the transitions pool.
     """
 
     name = "quantize_state"
 
-    def __init__(self, magnitudes: Mapping[str, Sequence[float]], kept: Collection[str] = ()) -> None:
-        self.magnitudes = magnitudes
+    def __init__(self, table: CalibrationTable, kept: Collection[str] = (), *, pooling: bool = True) -> None:
+        self.table = table
         self.kept = kept
+        self.pooling = pooling
 
     def __call__(self, model: ir.Model) -> PassResult:
         modified = False
@@ -39,27 +47,56 @@ class QuantizeState:
             if block.name in self.kept:
                 reasons.append(f"{block.name}: stays in float")
                 continue
-            if (unknown := next((s.name for s in block.states if s.name not in self.magnitudes), None)) is not None:
+            if (unknown := next((s.name for s in block.states if s.name not in self.table.channels), None)) is not None:
                 reasons.append(f"{block.name}: the calibration table does not know '{unknown}'")
                 continue
-            scale = state_scale(block, self.magnitudes)
+            pools = list(self._pools_behind(model, block)) if self.pooling else []
+            scale = state_scale(block, self.table.channels)
             for state in block.states:
-                _quantize(model, state, scale)
+                _hold(model, state, scale)
+            for pool in pools:
+                self._hold_pooled(model, pool)
             modified = True
         return PassResult(model, modified, tuple(reasons))
 
+    def _pools_behind(self, model: ir.Model, block: DenseBlock) -> Iterator[ir.Node]:
+        """The poolings of transitions that read the block's concatenation through norm and ReLU."""
+        concatenated = {concat.outputs[0] for concat in block.concats}
+        for pool in [node for node in model.graph if node.op_type == "AveragePool"]:
+            value = pool.inputs[0]
+            if value is None or value.name not in self.table.ranges:
+                continue
+            while value is not None and value not in concatenated:
+                producer = value.producer()
+                through = producer is not None and producer.op_type in ("Relu", "BatchNormalization")
+                value = producer.inputs[0] if producer is not None and through else None
+            if value is not None:
+                yield pool
 
-def state_scale(block: DenseBlock, magnitudes: Mapping[str, Sequence[float]]) -> float:
+    def _hold_pooled(self, model: ir.Model, pool: ir.Node) -> None:
+        pooled = pool.inputs[0]
+        assert pooled is not None
+        name = name_of(pooled)
+        scale = activation_scale(self.table.ranges[name])
+        pool.replace_input_with(0, quantized_value(model, pooled, f"{name}_pooled", scale, pool))
+
+
+def state_scale(block: DenseBlock, channels: Mapping[str, ChannelRanges]) -> float:
     """The scale of all states of a block."""
-    largest = max(max(magnitudes[name_of(state)]) for state in block.states)
+    largest = max(channels[name_of(state)].largest for state in block.states)
     return activation_scale(Range(lo=-largest, hi=largest))
 
 
-def _quantize(model: ir.Model, state: ir.Value, scale: float) -> None:
-    # A block's first norm goes on reading x₀ in float: OpenVINO 2026.4.1 loses the bias of a convolution whose
-    # quantized output feeds both a norm and a Concat.
-    uses = [use for use in state.uses() if use.node.op_type == "Concat"]
+def _hold(model: ir.Model, state: ir.Value, scale: float) -> None:
+    computed = state
+    pool = state.producer()
+    while pool is not None and pool.op_type == "MaxPool" and pool.inputs[0] is not None:
+        if len(pool.inputs[0].uses()) > 1:
+            break
+        computed = pool.inputs[0]
+        pool = computed.producer()
+    uses = [use for use in computed.uses() if computed is not state or use.node.op_type in _READERS]
     first = min((use.node for use in uses), key=list(model.graph).index)
-    dequantized = quantized_value(model, state, f"{name_of(state)}_state", scale, first)
+    dequantized = quantized_value(model, computed, f"{name_of(state)}_state", scale, first)
     for use in uses:
         use.node.replace_input_with(use.idx, dequantized)

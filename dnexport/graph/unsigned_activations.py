@@ -55,17 +55,18 @@ def _centre(quantize: ir.Node) -> tuple[ir.Node, float] | None:
     return (producer, float(centre)) if centre is not None and centre.size == 1 else None
 
 
-def _take_back(model: ir.Model, conv: ir.Node, constant: np.ndarray) -> None:
-    """Remove what the centring of its input has added to a convolution."""
-    output = conv.outputs[0]
+def _take_back(model: ir.Model, reader: ir.Node, constant: np.ndarray) -> None:
+    """Remove what the centring of its input has added to a convolution or pooling."""
+    output = reader.outputs[0]
     readers = list(output.uses())
     add = readers[0].node if len(readers) == 1 and readers[0].node.op_type == "Add" else None
     picture = constant_array(add.inputs[1]) if add is not None else None
-    if add is not None and picture is not None and picture.shape == constant.shape and constant.shape[2:] != (1, 1):
+    apart = reader.op_type != "Conv" or constant.shape[2:] != (1, 1)  # not in a bias
+    if add is not None and picture is not None and picture.shape == constant.shape and apart:
         add.outputs[0].replace_all_uses_with(output, replace_graph_outputs=True)
         model.graph.remove(add, safe=True)
         return
-    add_to_bias(model, conv, f"{name_of(output)}_unsigned_bias", -constant[0, :, 0, 0])
+    add_to_bias(model, reader, f"{name_of(output)}_unsigned_bias", -constant[0, :, 0, 0])
 
 
 def _hold_unsigned(model: ir.Model, quantize: ir.Node, subtract: ir.Node, centre: float) -> None:

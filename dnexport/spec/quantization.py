@@ -41,8 +41,9 @@ class Quantization(Record):
     Attributes:
         placement: what is held in int8: what convolutions read (``activation``), or also what a dense block
             concatenates (``state``); ``auto`` builds both, measures both and keeps the faster that meets the budget.
-        transitions: what the 1×1 convolutions behind an average pooling run in; one to five per cent of the work,
-            and their errors reach a whole block.
+        transitions: what the 1×1 convolutions behind an average pooling run in: one to five per cent of the work,
+            and their errors reach a whole block. None: int8 in placement ``state``, else float.
+        pooling: what the transitions pool in placement ``state``, whatever their convolutions run in.
         pixel_input: quantize the input on the grid of its pixels (`graph.pixel_input`); needs centring.
         centre: subtract the middle of its range from what convolutions read (`graph.centre_activations`): of ``all``,
             of those without padding (``pointwise``: the 1×1), or of ``none``.
@@ -57,7 +58,8 @@ class Quantization(Record):
     """
 
     placement: Literal["activation", "state", "auto"] = "activation"
-    transitions: Literal["int8", "float"] = "float"
+    transitions: Literal["int8", "float"] | None = None
+    pooling: Literal["int8", "float"] = "int8"
     pixel_input: bool = True
     centre: Centring = "all"
     rounding: Literal["gptq", "nearest"] = "gptq"
@@ -92,6 +94,17 @@ class Quantization(Record):
         return self.placement
 
     @property
+    def int8_transitions(self) -> bool:
+        """Whether transitions' convolutions are quantized, in the settled placement.
+
+        Raises:
+            ValueError: the placement is still to be chosen, and decides.
+        """
+        if self.transitions is None:
+            return self.settled_placement == "state"
+        return self.transitions == "int8"
+
+    @property
     def needs_images(self) -> bool:
         """Whether it looks at activations, not only at their ranges."""
         return self.rounding == "gptq" or self.correct_bias
@@ -113,6 +126,18 @@ class Range(Record):
     def scale(self) -> float:
         """Symmetric int8 scale: the larger magnitude falls on ±127. 1 for a tensor that is always zero."""
         return max(abs(self.lo), abs(self.hi)) / INT8_MAX or 1.0
+
+
+class ChannelRanges(Record):
+    """The smallest and largest value seen of each channel of one tensor."""
+
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of all channels."""
+        return max(max(-low, high) for low, high in zip(self.lo, self.hi, strict=True))
 
 
 class Convergence(Record):
@@ -217,7 +242,7 @@ class CalibrationTable(Record):
         coverage: images of each class, where classes are known.
         convergence: after growing numbers of images.
         ranges: by tensor name.
-        magnitudes: of what dense blocks concatenate, the largest |x| of each channel, by tensor name.
+        channels: ranges of each channel of what dense blocks concatenate and transitions pool, by tensor name.
     """
 
     calibration_set: CalibrationSet
@@ -229,7 +254,7 @@ class CalibrationTable(Record):
     coverage: dict[str, int] = Field(default_factory=dict)
     convergence: tuple[Convergence, ...] = ()
     ranges: dict[str, Range]
-    magnitudes: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    channels: dict[str, ChannelRanges] = Field(default_factory=dict)
 
     def doubts(self) -> tuple[str, ...]:
         """Why ranges from such images may be too narrow, a sentence each."""

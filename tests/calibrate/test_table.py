@@ -44,7 +44,9 @@ def test_ranges_are_those_of_the_tensors(tiny_graph: Path) -> None:
         assert each.lo == pytest.approx(kept[tensor].min(), abs=1e-5)
         assert each.hi == pytest.approx(kept[tensor].max(), rel=1e-5)
     for state in held:
-        assert seen.magnitudes[state] == pytest.approx(np.abs(kept[state]).max(axis=(0, 2, 3)), rel=1e-5)
+        least, greatest = seen.channels[state]
+        assert least == pytest.approx(kept[state].min(axis=(0, 2, 3)), rel=1e-5, abs=1e-6)
+        assert greatest == pytest.approx(kept[state].max(axis=(0, 2, 3)), rel=1e-5, abs=1e-6)
 
 
 def test_batch_size_and_order_do_not_matter(tiny_graph: Path) -> None:

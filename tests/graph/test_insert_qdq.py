@@ -11,10 +11,11 @@ from dnexport.errors import GraphError
 from dnexport.graph.cast_float16 import CastFloat16
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply
+from dnexport.graph.dense_blocks import states
 from dnexport.graph.insert_qdq import InsertQdq, float16_ceiling, quantization_points
 from dnexport.graph.nonzero_bias import NonzeroBias
 from dnexport.measure.accuracy import snr_db
-from dnexport.spec.quantization import CalibrationSet, CalibrationTable, Range
+from dnexport.spec.quantization import CalibrationSet, CalibrationTable, ChannelRanges, Range
 from tests.graph.texts import images, model_from_text, operators, random
 
 
@@ -37,11 +38,22 @@ def table(ranges: dict[str, Range]) -> CalibrationTable:
     )
 
 
+def table_of_all(model: ir.Model) -> CalibrationTable:
+    """A table that knows of every point and state, each in the same range."""
+    channels = dict.fromkeys(states(model), ChannelRanges(lo=(-6,), hi=(6,)))
+    ranges = dict.fromkeys(quantization_points(model), Range(lo=-6, hi=6))
+    return table(ranges).model_copy(update={"channels": channels})
+
+
 RANGES = {"input": Range(lo=-4, hi=4), "r": Range(lo=0, hi=9)}
 
 
-def test_points_are_the_inputs_of_convolutions() -> None:
+def test_points_are_what_convolutions_read_and_transitions_pool() -> None:
     assert quantization_points(two_convolutions()) == ("input", "r")
+    body = "r = Relu(input) p = AveragePool<kernel_shape=[2,2]>(r) logits = Conv<kernel_shape=[1,1]>(p, w)"
+    assert quantization_points(model_from_text(body, {"w": random(2, 4, 1, 1)})) == ("p", "r")
+    padded = body.replace("=[2,2]>", "=[2,2], pads=[1,1,1,1]>")
+    assert quantization_points(model_from_text(padded, {"w": random(2, 4, 1, 1)})) == ("p",)
 
 
 def test_every_convolution_reads_int8(evaluate: Callable[..., np.ndarray]) -> None:

@@ -7,17 +7,15 @@ import pytest
 
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path
-from dnexport.graph.dense_blocks import states
-from dnexport.graph.insert_qdq import InsertQdq, quantization_points
+from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.graph.parts import parts_from_model
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.graph.quantize_state import QuantizeState
 from dnexport.spec.archs import AnyArch, DenseNetArch, DpnArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.preprocess import Preprocess
-from dnexport.spec.quantization import Range
 from dnexport.spec.target import Target
-from tests.graph.test_insert_qdq import table
+from tests.graph.test_insert_qdq import table_of_all
 from tests.graph.texts import model_from_text, random
 from tests.networks import FAMILY
 
@@ -56,10 +54,9 @@ def lowered(path: Path, precision: Precision, target: str, pixels: Preprocess | 
     model = model_from_path(path)
     apply(canonical_passes(), model)
     if precision is Precision.INT8:
-        seen = dict.fromkeys(quantization_points(model), Range(lo=-6, hi=6))
         first = [node.outputs[0].name or "" for node in model.graph if node.inputs[:1] == tuple(model.graph.inputs)]
-        insert = InsertQdq(table(seen), kept=first if pixels else ())
-        apply((insert, QuantizeState(dict.fromkeys(states(model), (6.0,)))), model)
+        known = table_of_all(model)
+        apply((InsertQdq(known, kept=first if pixels else ()), QuantizeState(known)), model)
     apply(passes_for(precision, Target.parse(target), pixels), model)
     return model
 

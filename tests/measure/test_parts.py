@@ -6,8 +6,7 @@ import pytest
 
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path, save_model
-from dnexport.graph.dense_blocks import states
-from dnexport.graph.insert_qdq import InsertQdq, quantization_points
+from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.graph.quantize_state import QuantizeState
 from dnexport.measure.parts import OTHER, part_times
@@ -17,9 +16,8 @@ from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.latency import PartTime
 from dnexport.spec.metrics import PartCensus, Product
 from dnexport.spec.precision import Precision
-from dnexport.spec.quantization import Range
 from dnexport.spec.target import Target
-from tests.graph.test_insert_qdq import table
+from tests.graph.test_insert_qdq import table_of_all
 
 
 def part(name: str, **products: tuple[int, int]) -> PartCensus:
@@ -99,8 +97,8 @@ def lowered(path: Path, precision: Precision, target: Target) -> ir.Model:
     model = model_from_path(path)
     apply(canonical_passes(), model)
     if precision is Precision.INT8:
-        ranges = dict.fromkeys(quantization_points(model), Range(lo=-6, hi=6))
-        apply((InsertQdq(table(ranges)), QuantizeState(dict.fromkeys(states(model), (6.0,)))), model)
+        known = table_of_all(model)
+        apply((InsertQdq(known), QuantizeState(known)), model)
     apply(passes_for(precision, target), model)
     return model
 
