@@ -2,7 +2,8 @@
 
 CIFAR10 is a folder with ``train/`` and ``test/`` of class folders, IMAGES one of photographs, ENVIRONMENTS one in which
 NNCF's virtual environment is made, where it is not there yet. ``--network`` and ``--batch`` take some of them,
-``--sets`` another number of sets of processes.
+``--sets`` another number of sets of processes; ``--row TEXT`` takes the rows whose names contain it, and ``--over
+NAME`` says of which row the ratios are, where it is not eager PyTorch and PyTorch's best form.
 
 PyTorch in its forms; ONNX Runtime and OpenVINO on the graph as PyTorch exports it; NNCF's INT8 on OpenVINO; dnexport's
 FP32, FP16 and INT8 engines on each runtime that runs here; INT8 also with bfloat16 around it. Each session is a process
@@ -92,8 +93,12 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=["densenet-bc-40-12", "densenet121"])
     parser.add_argument("--batch", action="append", type=int, choices=BATCHES)
     parser.add_argument("--sets", type=int, default=SETS)
+    parser.add_argument("--row", action="append", default=[])
+    parser.add_argument("--over", action="append", default=[])
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
+    if arguments.plot and (arguments.row or arguments.over):
+        parser.error("--plot is of all rows over eager PyTorch: leave --row and --over out")
     cifar, images = arguments.cifar.resolve(), arguments.images.resolve()
     python = interpreter("nncf", arguments.environments.resolve())
     figures = {}
@@ -104,11 +109,14 @@ def main() -> None:
             weights = str(CHECKPOINT) if network == "densenet-bc-40-12" else "random"
             source = cifar if network == "densenet-bc-40-12" else images
             entrants = entrants_of(case, network, weights, source, python, compiled=not arguments.no_compile)
+            entrants = [each for each in entrants if any(text in str(each) for text in arguments.row or [""])]
+            if absent := set(arguments.over) - set(map(str, entrants)):
+                parser.error(f"--over {absent.pop()}: the rows are {'; '.join(map(str, entrants))}")
             for batch in arguments.batch or BATCHES:
                 watch = Watch()
                 queries = whole_batches(case.test[: max(16, batch)], batch)
                 rows = measured(entrants, queries, batch, arguments.sets, watch)
-                print(f"\n### {network}, batch {batch}\n\n{table(rows, watch)}", flush=True)
+                print(f"\n### {network}, batch {batch}\n\n{table(rows, arguments.over, watch)}", flush=True)
                 figures[f"{network}, batch {batch}"] = rows
     if arguments.plot:
         plot(figures, arguments.plot)
@@ -225,21 +233,19 @@ def measured(
     ]
 
 
-def table(rows: Sequence[Row], watch: Watch) -> str:
-    forms = [row for row in rows if row.entrant.group == "PyTorch"]
-    best = min(forms, key=lambda row: row.latency.p50_ms)
-    lines = [
-        "| | executed | p50, ms | images/s | over eager PyTorch | over PyTorch's best form |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = f"{row.entrant} (best form)" if row is best else str(row.entrant)
-        over_best = "1" if row is best else str(ratio_from_blocks(best.sets, row.sets))
-        over_eager = "1" if row is rows[0] else str(row.over_eager)
+def table(rows: Sequence[Row], over: Sequence[str], watch: Watch) -> str:
+    by_name = {str(row.entrant): row for row in rows}
+    best = min((row for row in rows if row.entrant.group == "PyTorch"), key=lambda r: r.latency.p50_ms, default=None)
+    bases = {f"over {name}": by_name[name] for name in over}
+    if not over:
+        bases = {f"over {rows[0].entrant}": rows[0]} | ({"over PyTorch's best form": best} if best else {})
+    lines = [f"| | executed | p50, ms | images/s | {' | '.join(bases)} |", "|---" * (4 + len(bases)) + "|"]
+    for name, row in by_name.items():
+        ratios = ["1" if row is base else str(ratio_from_blocks(base.sets, row.sets)) for base in bases.values()]
         rate = row.latency.batch / row.latency.p50_ms * 1e3
-        lines.append(
-            f"| {name} | {row.entrant.executed} | {row.latency.p50_ms:.2f} | {rate:.0f} | {over_eager} | {over_best} |"
-        )
+        marked = f"{name} (best form)" if row is best and not over else name
+        figures = [row.entrant.executed, f"{row.latency.p50_ms:.2f}", f"{rate:.0f}", *ratios]
+        lines.append(f"| {marked} | {' | '.join(figures)} |")
     others = "not told" if watch.others_share is None else f"{watch.others_share:.1%}"
     return "\n".join([*lines, "", f"Other programs took {others} of the processors' time."])
 

@@ -138,7 +138,7 @@ def lower(context: Context, target: Target, model: Path) -> Path:
         "input": context.recipe.input,
         "preprocess": context.network.preprocess.content_digest() if context.recipe.input == "uint8" else None,
     }
-    return context.stages.run(f"lower:{target}", 4, inputs, make)
+    return context.stages.run(f"lower:{target}", 5, inputs, make)
 
 
 def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
