@@ -8,8 +8,8 @@ NAME`` says of which row the ratios are, where it is not eager PyTorch and PyTor
 PyTorch in its forms; ONNX Runtime and OpenVINO on the graph as PyTorch exports it; NNCF's INT8 on OpenVINO; dnexport's
 FP32, FP16 and INT8 engines on each runtime that runs here; INT8 also with bfloat16 around it. Each session is a process
 of its own; all of them answer in alternating blocks, and all of it is done several times with new processes. A ratio is
-over eager PyTorch in the same rounds, with its 95 % interval over the sets of processes; the best form of PyTorch is
-marked. TensorRT's and CUDA's rows appear where there is a GPU.
+over eager PyTorch (or what ``--over`` names) in the same rounds, with its 95 % interval over the sets of processes; the
+best form of PyTorch is marked. TensorRT's and CUDA's rows appear where there is a GPU.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class Row:
 
     entrant: Entrant
     latency: Latency
-    over_eager: Ratio
+    over_first: Ratio
     sets: Sequence[Blocks]
 
 
@@ -110,6 +110,8 @@ def main() -> None:
             source = cifar if network == "densenet-bc-40-12" else images
             entrants = entrants_of(case, network, weights, source, python, compiled=not arguments.no_compile)
             entrants = [each for each in entrants if any(text in str(each) for text in arguments.row or [""])]
+            if not entrants:
+                parser.error(f"no row is called {' or '.join(arguments.row)}")
             if absent := set(arguments.over) - set(map(str, entrants)):
                 parser.error(f"--over {absent.pop()}: the rows are {'; '.join(map(str, entrants))}")
             for batch in arguments.batch or BATCHES:
@@ -259,7 +261,7 @@ def plot(figures: dict[str, list[Row]], file: Path) -> None:
     grid = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).ravel()
     for index, (axes, (title, rows)) in enumerate(zip(grid, figures.items(), strict=False)):
         for height, row in enumerate(reversed(rows)):
-            ratio, colour = row.over_eager, COLOURS[row.entrant.group]
+            ratio, colour = row.over_first, COLOURS[row.entrant.group]
             axes.plot([ratio.low or ratio.value, ratio.high or ratio.value], [height] * 2, color=colour, linewidth=2)
             axes.plot([ratio.value], [height], "o", color=colour, markersize=5)
         named = index % columns == 0

@@ -126,8 +126,14 @@ def model_optimizer(method: str) -> Callable[[Path, np.ndarray, Path], None]:
     return run
 
 
-def ours(placement: str, observer: str = "minmax") -> Callable[[Path, np.ndarray, Path], None]:
-    """dnexport, from the same exported graph and the pixels of the same images."""
+def ours(
+    placement: str, observer: str = "minmax", *, last_block: str = "int8"
+) -> Callable[[Path, np.ndarray, Path], None]:
+    """dnexport, from the same exported graph and the pixels of the same images.
+
+    With ``last_block`` in float the last dense block is not held in int8, as a plan can say: the smallest of them, so
+    that it costs little time.
+    """
 
     def run(model: Path, images: np.ndarray, output: Path) -> None:
         import json
@@ -136,6 +142,7 @@ def ours(placement: str, observer: str = "minmax") -> Callable[[Path, np.ndarray
         from dnexport.calibrate.quantize import kept_by_policy, prepare, quantize, rounded_from_images
         from dnexport.data.imageset import ImageSet
         from dnexport.graph.contract import apply, model_from_path, save_model
+        from dnexport.graph.dense_blocks import dense_blocks
         from dnexport.graph.passes_for import canonical_passes
         from dnexport.spec.preprocess import Preprocess
         from dnexport.spec.progress import Silent
@@ -154,7 +161,10 @@ def ours(placement: str, observer: str = "minmax") -> Callable[[Path, np.ndarray
         prepared = prepare(canonical, table, options, preprocess, output.with_name("prepared.onnx"))
         rounded = rounded_from_images(prepared.graph, prepared.table, options, seen, preprocess, Silent())
         result = model_from_path(prepared.graph)
-        applied = quantize(result, prepared.table, options, rounded, kept_by_policy(result, options))
+        kept = {*kept_by_policy(result, options)}
+        if last_block == "float":
+            kept.add(dense_blocks(result)[-1].name)
+        applied = quantize(result, prepared.table, options, rounded, kept)
         save_model(result, output)
         print(json.dumps([each.name for each in applied]))
 
@@ -165,6 +175,7 @@ CONFIGURATIONS: dict[str, tuple[str, Callable[[Path, np.ndarray, Path], None]]] 
     "dnexport (default)": ("dnexport", ours("activation")),
     "dnexport, placement state": ("dnexport", ours("state")),
     "dnexport, state, entropy": ("dnexport", ours("state", "entropy")),
+    "dnexport, state but for the last block, entropy": ("dnexport", ours("state", "entropy", last_block="float")),
     "ONNX Runtime min-max (default)": ("dnexport", onnxruntime_static("min-max", convolutions=False)),
     "ONNX Runtime percentile": ("dnexport", onnxruntime_static("percentile", convolutions=False)),
     "ONNX Runtime entropy": ("dnexport", onnxruntime_static("entropy", convolutions=False)),

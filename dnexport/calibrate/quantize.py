@@ -99,16 +99,17 @@ def prepare(
     """
     model = model_from_path(graph)
     passes: list[Pass] = [PixelInput(preprocess)] if options.pixel_input and options.centre != "none" else []
-    states = EqualizeState(table.channels, centre=options.centre != "none")
-    pooled = EqualizePooled(table.channels)
-    if options.placement == "state":
-        passes.append(states)
-    if options.placement == "state" or options.int8_transitions:
-        passes.append(pooled)
+    ranges, channels = {**table.ranges, PIXELS: PIXEL_RANGE}, table.channels
     applied = apply(passes, model)
+    if options.placement == "state":
+        states = EqualizeState(channels, centre=options.centre != "none")
+        applied += apply((states,), model)
+        pooled = EqualizePooled(states.channels)
+        applied += apply((pooled,), model)
+        channels = pooled.channels
+        ranges |= {name: channels[name].whole for name in pooled.moved}
     save_model(model, path)
-    ranges = {**table.ranges, PIXELS: PIXEL_RANGE, **pooled.ranges}
-    return Prepared(path, table.model_copy(update={"ranges": ranges, "channels": states.channels}), applied)
+    return Prepared(path, table.model_copy(update={"ranges": ranges, "channels": channels}), applied)
 
 
 def kept_by_policy(model: ir.Model, options: Quantization) -> dict[str, str]:

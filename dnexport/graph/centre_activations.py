@@ -158,7 +158,7 @@ def _inside(size: int, out: int, conv: ir.Node, taps: int, axis: int) -> np.ndar
 def _subtract(model: ir.Model, quantize: ir.Node, centre: float, scale: float) -> None:
     x = quantize.inputs[0]
     assert x is not None
-    name = name_of(x)
+    name = quantize.name  # one tensor may be quantized twice: for its convolutions, and to be pooled
     middle = add_initializer(model, f"{name}_centre", np.asarray(centre, np.float32))
     subtract = ir.node("Sub", [x, middle], name=f"{name}{SUBTRACTION}")
     subtract.outputs[0].name = f"{name}_centred"

@@ -6,7 +6,8 @@ its convolution, exactly:
     W · AvgPool(ReLU(γ·x̂ + β))   =   (W_c / f_c) · AvgPool(ReLU(f_c·γ_c·x̂_c + f_c·β_c))
 
 f_c = m/m_c lifts each channel's largest value m_c to the largest of all, m. What a pooling reads is rounded before the
-convolution weighs the channels, so small ones lose most without it.
+convolution weighs the channels, so small ones lose most without it. Their ranges are then all that was seen, whatever
+the observer: what it would clip of one channel is another one's middle.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from dnexport.graph.contract import PassResult
 from dnexport.graph.equalize_state import lifting_factors
 from dnexport.graph.pool_before_conv import transition_pools
 from dnexport.graph.values import constant_array, name_of, replace_constant
-from dnexport.spec.quantization import ChannelRanges, Range
+from dnexport.spec.quantization import ChannelRanges
 
 
 class EqualizePooled:
@@ -28,14 +29,15 @@ class EqualizePooled:
         channels: ranges by the names of what is pooled and of the pooling's result.
 
     Attributes:
-        ranges: after the pass has run, of the tensors that it has changed.
+        channels: after the pass has run, of the graph as it is then.
+        moved: names of the tensors that it has changed.
     """
 
     name = "equalize_pooled"
 
     def __init__(self, channels: Mapping[str, ChannelRanges]) -> None:
-        self.channels = channels
-        self.ranges: dict[str, Range] = {}
+        self.channels = dict(channels)
+        self.moved: set[str] = set()
 
     def __call__(self, model: ir.Model) -> PassResult:
         modified = False
@@ -74,10 +76,11 @@ class EqualizePooled:
         for node, index, by in [(norm, 1, factor), (norm, 2, factor), *columns]:
             array = constant_array(node.inputs[index])
             assert array is not None
-            name = f"{name_of(node.inputs[index])}_of_{node.name}_pooled"
+            name = f"{name_of(node.inputs[index])}_of_{node.name}_{index}_pooled"
             replace_constant(model, node, index, name, (array * by).astype(np.float32))
         for value in (pooled, pool.outputs[0]):
             known = self.channels[name_of(value)]
             lo, hi = (factor * np.asarray(end, np.float64) for end in (known.lo, known.hi))
-            self.ranges[name_of(value)] = Range(lo=float(lo.min()), hi=float(hi.max()))
+            self.channels[name_of(value)] = ChannelRanges(lo=tuple(map(float, lo)), hi=tuple(map(float, hi)))
+            self.moved.add(name_of(value))
         return True

@@ -160,7 +160,7 @@ def _move_rows(model: ir.Model, state: ir.Value, move: _Move) -> None:
         array = constant_array(conv.inputs[index])
         if array is not None:
             scaled = array * move.factor.reshape(-1, *[1] * (array.ndim - 1))
-            name = f"{name_of(conv.inputs[index])}_equalized"
+            name = f"{name_of(conv.inputs[index])}_of_{conv.name}_equalized"
             replace_constant(model, conv, index, name, scaled.astype(np.float32))
 
 
@@ -172,5 +172,5 @@ def _move_norms(model: ir.Model, value: ir.Value, move: _Move) -> None:
         assert scale is not None
         assert mean is not None
         for index, array in ((1, scale / move.factor), (3, (mean - move.shift) * move.factor)):
-            name = f"{name_of(norm.inputs[index])}_of_{norm.name}_equalized"
+            name = f"{name_of(norm.inputs[index])}_of_{norm.name}_{index}_equalized"
             replace_constant(model, norm, index, name, array.astype(np.float32))

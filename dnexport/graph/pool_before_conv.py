@@ -33,14 +33,20 @@ class PoolBeforeConv:
 
 
 def transition_pools(model: ir.Model) -> tuple[ir.Node, ...]:
-    """The average poolings that only convolutions read, and whose windows all average the same number of pixels."""
+    """The average poolings of pictures that only convolutions read."""
     return tuple(
         node
         for node in model.graph
-        if node.op_type == "AveragePool"
-        and partial_windows(node) is None
-        and {use.node.op_type for use in node.outputs[0].uses()} == {"Conv"}
+        if averages_pictures(node) and {use.node.op_type for use in node.outputs[0].uses()} == {"Conv"}
     )
+
+
+def averages_pictures(node: ir.Node) -> bool:
+    """Whether a node averages whole windows of a picture and leaves one; a single pixel is for a classifier or gate."""
+    if node.op_type != "AveragePool" or len(node.attributes.get_ints("kernel_shape", ())) != 2:
+        return False
+    left = node.outputs[0].shape
+    return partial_windows(node) is None and (left is None or list(left)[2:] != [1, 1])
 
 
 def partial_windows(pool: ir.Node) -> str | None:

@@ -11,13 +11,14 @@ What the transition behind the block pools is quantized too, with a scale of its
 left in float then. The pooling's mean takes half of that error away.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
 from dnexport.graph.dense_blocks import DenseBlock, dense_blocks
 from dnexport.graph.insert_qdq import activation_scale, quantized_value
+from dnexport.graph.pool_before_conv import averages_pictures
 from dnexport.graph.values import name_of
 from dnexport.spec.quantization import CalibrationTable, ChannelRanges, Range
 
@@ -54,17 +55,20 @@ class QuantizeState:
             scale = state_scale(block, self.table.channels)
             for state in block.states:
                 _hold(model, state, scale)
-            for pool in pools:
-                self._hold_pooled(model, pool)
+            self._hold_pooled(model, pools)
             modified = True
         return PassResult(model, modified, tuple(reasons))
 
     def _pools_behind(self, model: ir.Model, block: DenseBlock) -> Iterator[ir.Node]:
-        """The poolings of transitions that read the block's concatenation through norm and ReLU."""
+        """The poolings of transitions that read the block's concatenation through norm or ReLU.
+
+        Their readers may be quantized already: a range for what they leave says that convolutions read it.
+        """
         concatenated = {concat.outputs[0] for concat in block.concats}
-        for pool in [node for node in model.graph if node.op_type == "AveragePool"]:
-            value = pool.inputs[0]
-            if value is None or value.name not in self.table.ranges:
+        for pool in model.graph:
+            value = pool.inputs[0] if averages_pictures(pool) else None
+            known = value is not None and {value.name, pool.outputs[0].name} <= self.table.ranges.keys()
+            if not known or value in concatenated:  # what is concatenated is held already
                 continue
             while value is not None and value not in concatenated:
                 producer = value.producer()
@@ -73,12 +77,16 @@ class QuantizeState:
             if value is not None:
                 yield pool
 
-    def _hold_pooled(self, model: ir.Model, pool: ir.Node) -> None:
-        pooled = pool.inputs[0]
-        assert pooled is not None
-        name = name_of(pooled)
-        scale = activation_scale(self.table.ranges[name])
-        pool.replace_input_with(0, quantized_value(model, pooled, f"{name}_pooled", scale, pool))
+    def _hold_pooled(self, model: ir.Model, pools: Sequence[ir.Node]) -> None:
+        held: dict[str, ir.Value] = {}
+        for pool in pools:  # in the order of the graph
+            pooled = pool.inputs[0]
+            assert pooled is not None
+            name = name_of(pooled)
+            if name not in held:
+                scale = activation_scale(self.table.ranges[name])
+                held[name] = quantized_value(model, pooled, f"{name}_pooled", scale, pool)
+            pool.replace_input_with(0, held[name])
 
 
 def state_scale(block: DenseBlock, channels: Mapping[str, ChannelRanges]) -> float:
@@ -88,15 +96,20 @@ def state_scale(block: DenseBlock, channels: Mapping[str, ChannelRanges]) -> flo
 
 
 def _hold(model: ir.Model, state: ir.Value, scale: float) -> None:
-    computed = state
-    pool = state.producer()
-    while pool is not None and pool.op_type == "MaxPool" and pool.inputs[0] is not None:
-        if len(pool.inputs[0].uses()) > 1:
-            break
-        computed = pool.inputs[0]
-        pool = computed.producer()
+    computed = _before_maximum(state)
     uses = [use for use in computed.uses() if computed is not state or use.node.op_type in _READERS]
     first = min((use.node for use in uses), key=list(model.graph).index)
     dequantized = quantized_value(model, computed, f"{name_of(state)}_state", scale, first)
     for use in uses:
         use.node.replace_input_with(use.idx, dequantized)
+
+
+def _before_maximum(state: ir.Value) -> ir.Value:
+    """What a max pooling makes the state of, where nothing reads either that would want it in float."""
+    value = state
+    while (pool := value.producer()) is not None and pool.op_type == "MaxPool":
+        before, readers = pool.inputs[0], {use.node.op_type for use in value.uses()}
+        if before is None or len(before.uses()) > 1 or not readers <= {*_READERS, "MaxPool"}:
+            break
+        value = before
+    return value

@@ -135,6 +135,11 @@ class ChannelRanges(Record):
     hi: tuple[float, ...]
 
     @property
+    def whole(self) -> Range:
+        """Of the tensor."""
+        return Range(lo=min(self.lo), hi=max(self.hi))
+
+    @property
     def largest(self) -> float:
         """The largest magnitude of all channels."""
         return max(max(-low, high) for low, high in zip(self.lo, self.hi, strict=True))

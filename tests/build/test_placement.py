@@ -61,6 +61,9 @@ def test_the_state_is_int8_in_the_graph_and_on_each_runtime(state: Bundle) -> No
     assert state.reports["openvino:cpu"].status == "validated"
     plan = QuantizationPlan.model_validate_json((state.path / "plan.json").read_bytes())
     assert plan.placement == state.manifest.calibration.placement == "state"
+    assert plan.kept == frozenset()
+    (pool,) = (node for node in model.graph if node.op_type == "AveragePool")
+    assert _type(pool.inputs[0].producer()) == "DequantizeLinear"
     assert {block.name for block in dense_blocks(model)} <= {layer.layer for layer in plan.layers}
     assert "Placement state" in (state.path / "report.html").read_text()
 

@@ -20,6 +20,15 @@ def test_a_classifier_that_is_a_convolution_stays_in_float() -> None:
         assert kept_by_policy(model, Quantization(transitions=transitions)) == {"c": "the classifier stays in float"}
 
 
+def test_transitions_are_int8_where_the_state_is_unless_the_recipe_says_otherwise() -> None:
+    assert not Quantization().int8_transitions
+    assert Quantization(placement="state").int8_transitions
+    assert Quantization(transitions="int8").int8_transitions
+    assert not Quantization(placement="state", transitions="float").int8_transitions
+    with pytest.raises(ValueError, match="which placement is faster is not measured yet"):
+        _ = Quantization(placement="auto", min_snr=5).int8_transitions
+
+
 def test_a_state_that_is_nowhere_is_refused_whatever_else_stays_in_float() -> None:
     body = """
         a = Conv<kernel_shape=[1,1]>(input, v)
@@ -47,6 +56,12 @@ def test_convolutions_of_other_than_pictures_stay_in_float() -> None:
     constants = {"v": random(4, 4, 1, 1), "w": random(1, 1, 3), "pixels": np.array([2, 3]), "one": np.array([1])}
     model = model_from_text(body, constants, out="[batch, n]")
     assert quantization_points(model) == ("input",)
+    pooled = model_from_text(
+        body.replace("s = Unsqueeze(m, one)", "z = Unsqueeze(m, one) s = AveragePool<kernel_shape=[2], pads=[0,1]>(z)"),
+        constants,
+        out="[batch, n]",
+    )
+    assert quantization_points(pooled) == ("input",)
     assert states(model) == ()
     found = quantize(model, table({"input": Range(lo=-4, hi=4)}), Quantization(correct_bias=False, centre="none"), {})
     assert operators(model).count("QuantizeLinear") == 1

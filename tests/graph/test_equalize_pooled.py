@@ -39,8 +39,8 @@ def test_exact_and_all_that_is_pooled_alike(evaluate: Evaluate) -> None:
     after = channels(model, x, "r", "p")
     assert after["r"].hi == pytest.approx([*[before["r"].largest] * 3, 0], rel=1e-4)
     for name, seen in after.items():
-        assert equalize.ranges[name].hi == pytest.approx(seen.largest, rel=1e-4)
-        assert equalize.ranges[name].lo == 0
+        assert equalize.channels[name].hi == pytest.approx(seen.hi, rel=1e-4)
+    assert equalize.moved == {"r", "p"}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,15 @@ def test_others_are_declined(change: tuple[str, str], reason: str) -> None:
     (applied,) = apply((EqualizePooled(known),), model)
     assert not applied.modified
     assert reason in applied.reasons[0]
+
+
+def test_a_norm_whose_constants_are_one_is_no_obstacle(evaluate: Evaluate) -> None:
+    """As exporters write that deduplicate equal constants."""
+    model, x = transition(TRANSITION.replace("(input, g, h, m, s)", "(input, s, s, m, s)")), images(count=8)
+    logits = evaluate(model, x)
+    (applied,) = apply((EqualizePooled(channels(model, x, "r", "p")),), model)
+    assert applied.modified
+    np.testing.assert_allclose(evaluate(model, x), logits, atol=1e-5)
 
 
 def test_an_unknown_tensor_is_declined() -> None:

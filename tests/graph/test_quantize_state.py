@@ -5,19 +5,21 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dnexport.calibrate.collect import ranges_from_batches
 from dnexport.data.images import input_from_pixels
 from dnexport.graph.centre_activations import CentreActivations
 from dnexport.graph.contract import apply, model_from_path, save_model
 from dnexport.graph.dense_blocks import dense_blocks
 from dnexport.graph.equalize_state import EqualizeState
+from dnexport.graph.insert_qdq import InsertQdq, quantization_points
 from dnexport.graph.passes_for import canonical_passes
 from dnexport.graph.quantize_state import QuantizeState, state_scale
 from dnexport.graph.unsigned_activations import UnsignedActivations
 from dnexport.graph.values import constant_array
 from dnexport.measure.accuracy import snr_db
-from dnexport.spec.quantization import CalibrationTable, Range
+from dnexport.spec.quantization import CalibrationTable
 from tests.graph.test_equalize_state import channels
-from tests.graph.test_insert_qdq import table
+from tests.graph.test_insert_qdq import table, table_of_all
 from tests.graph.texts import images, model_from_text, random
 from tests.networks import TINY_PREPROCESS, tiny_pixels
 
@@ -40,9 +42,10 @@ def pooled_graph(tiny_graph: Path, tmp_path: Path) -> Path:
 
 def known(graph: Path, x: np.ndarray) -> CalibrationTable:
     model = model_from_path(graph)
-    pooled = [node.inputs[0].name for node in model.graph if node.op_type == "AveragePool"]
+    pools = [node for node in model.graph if node.op_type == "AveragePool"]
+    pooled = [value.name for pool in pools for value in (pool.inputs[0], pool.outputs[0])]
     seen = channels(model, x, *pooled)
-    ranges = {name: Range(lo=0, hi=seen[name].largest) for name in pooled}
+    ranges = {name: seen[name].whole for name in pooled}
     return table(ranges).model_copy(update={"channels": seen})
 
 
@@ -139,6 +142,81 @@ def test_a_stem_is_quantized_before_its_pooling_which_changes_nothing(evaluate: 
     held = np.concatenate([np.asarray(each) for each in _states(body, constants, x, evaluate)], axis=1)
     rounded = (np.round(held / np.float32(scale)) * np.float32(scale) - 1) / np.sqrt(np.float32(1 + 1e-5)) + 1
     np.testing.assert_allclose(evaluate(model, x), rounded, atol=1e-5)
+
+
+def test_a_stem_that_others_read_in_float_is_quantized_behind_its_pooling() -> None:
+    body = """
+        z = Conv<kernel_shape=[1,1]>(input, w)
+        a = MaxPool<kernel_shape=[2,2], strides=[2,2]>(z)
+        b = Conv<kernel_shape=[1,1]>(a, v)
+        c = Concat<axis=1>(a, b)
+        logits = BatchNormalization(c, g, g, g, g)
+    """
+    constants = {"w": random(4, 4, 1, 1), "v": random(4, 4, 1, 1, seed=1), "g": np.ones(8, np.float32)}
+    model = model_from_text(body, constants, out="[batch, 8, 4, 4]")
+    apply((QuantizeState(table({}).model_copy(update={"channels": channels(model, images())})),), model)
+    nodes = {node.op_type: node for node in model.graph}
+    assert nodes["MaxPool"].inputs[0].producer().op_type == "Conv"
+    assert [node.inputs[0].name for node in model.graph if node.op_type == "Conv"] == ["input", "a"]
+    assert {value.producer().op_type for value in nodes["Concat"].inputs} == {"DequantizeLinear"}
+
+
+TWO_READERS = """
+    a = Conv<kernel_shape=[1,1]>(input, w)
+    b = Conv<kernel_shape=[1,1]>(input, v)
+    c = Concat<axis=1>(a, b)
+    n = BatchNormalization(c, g, h, m, s)
+    r = Relu(n)
+    p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r)
+    x = Conv<kernel_shape=[1,1]>(p, y)
+"""
+OTHERS = {
+    "another pooling": "q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) z = Conv<kernel_shape=[1,1]>(q, k) logits = Add(x, z)",
+    "a convolution": "z = Conv<kernel_shape=[2,2], strides=[2,2]>(r, u) logits = Add(x, z)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_is_pooled_may_have_other_readers(other: str, evaluate: Evaluate) -> None:
+    """Two poolings share one quantization; a convolution has its own."""
+    constants = {
+        "w": random(4, 4, 1, 1), "v": random(4, 4, 1, 1, seed=1), "g": np.ones(8, np.float32), "h": random(8, seed=2), "m": random(8, seed=3),
+        "s": np.ones(8, np.float32), "y": random(4, 8, 1, 1, seed=4), "u": random(4, 8, 2, 2, seed=5), "k": random(4, 8, 1, 1, seed=6),
+    }  # fmt: skip
+    model, x = model_from_text(TWO_READERS + OTHERS[other], constants, out="[batch, 4, n, k]"), images(count=8)
+    reference = evaluate(model, x)
+    seen = ranges_from_batches(ir.from_proto(ir.to_proto(model)), quantization_points(model), [x], lambda _: None)
+    ranges = {name: observer.range(name) for name, observer in seen.ranges.items()}
+    found = table(ranges).model_copy(update={"channels": channels(model, x)})
+    apply((InsertQdq(found), QuantizeState(found), CentreActivations(found)), model)
+    assert (
+        sum(
+            (node.name or "").startswith("r_pooled_quantize") and node.op_type == "QuantizeLinear"
+            for node in model.graph
+        )
+        == 1
+    )
+    centred = evaluate(model, x)
+    assert snr_db(reference.reshape(8, -1), centred.reshape(8, -1)) > 25
+    apply((UnsignedActivations(),), model)
+    np.testing.assert_allclose(evaluate(model, x), centred, atol=5e-5)
+
+
+@pytest.mark.parametrize("pads", ["[1,1,1,1]", "[0,0,0,0]"])
+def test_a_pooling_of_partial_windows_or_of_a_classifier_stays_in_float(pads: str) -> None:
+    size = "[3,3], strides=[1,1]" if pads == "[1,1,1,1]" else "[8,8]"
+    body = (
+        TWO_READERS.replace("[2,2], strides=[2,2]>(r)", f"{size}, pads={pads}>(r)")
+        + " o = Conv<kernel_shape=[1,1]>(r, y) e = ReduceMean(o, axes) t = ReduceMean(x, axes) logits = Add(e, t)"
+    )
+    constants = {
+        "w": random(4, 4, 1, 1), "v": random(4, 4, 1, 1), "g": np.ones(8, np.float32), "h": random(8), "m": random(8), "s": np.ones(8, np.float32),
+        "y": random(4, 8, 1, 1), "axes": np.array([2, 3]),
+    }  # fmt: skip
+    model = model_from_text(body, constants, out="[batch, 4, 1, 1]")
+    apply((QuantizeState(table_of_all(model)),), model)
+    (pool,) = (node for node in model.graph if node.op_type == "AveragePool")
+    assert pool.inputs[0].producer().op_type == "Relu"
 
 
 def _states(body: str, constants: dict, x: np.ndarray, evaluate: Evaluate) -> list[np.ndarray]:

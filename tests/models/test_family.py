@@ -3,20 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
 
-from dnexport.calibrate.collect import ranges_from_batches
-from dnexport.calibrate.quantize import quantize
-from dnexport.calibrate.rounding import rounded_weights
+from dnexport.calibrate.calibrate import table_from_images
+from dnexport.calibrate.quantize import prepare, quantize, rounded_from_images
 from dnexport.data.datasets import synthetic
 from dnexport.data.images import input_from_pixels
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.validate import Samples, validate_engine
 from dnexport.graph.census import census_from_model
 from dnexport.graph.contract import apply, model_from_path, save_model
-from dnexport.graph.insert_qdq import quantization_points
 from dnexport.graph.passes_for import canonical_passes, passes_for
 from dnexport.models.condensenet import CondenseNet, LearnedGroupConv, converted
 from dnexport.models.export import compare_graphs, reference_logits
@@ -26,9 +25,9 @@ from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.archs import NAMED, AnyArch, CondenseNetArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.profile import Profile
-from dnexport.spec.quantization import Quantization
+from dnexport.spec.progress import Silent
+from dnexport.spec.quantization import CalibrationSet, Placement, Quantization
 from dnexport.spec.target import Target
-from tests.graph.test_insert_qdq import table
 from tests.networks import FAMILY, check_arithmetic
 from tests.networks import FAMILY_PREPROCESS as PREPROCESS
 
@@ -86,31 +85,28 @@ def graphs(
     return found
 
 
+def quantized(path: Path, placement: Placement, prepared: Path) -> ir.Model:
+    seen, how = synthetic(32, PREPROCESS, 2), Quantization(placement=placement)
+    known = table_from_images(path, seen, PREPROCESS, CalibrationSet(), Silent())
+    ready = prepare(path, known, how, PREPROCESS, prepared)
+    rounded = rounded_from_images(ready.graph, ready.table, how, seen, PREPROCESS, Silent())
+    model = model_from_path(ready.graph)
+    quantize(model, ready.table, how, rounded)
+    return model
+
+
 def batch(count: int, seed: int = 0) -> torch.Tensor:
     return input_from_pixels(synthetic(count, PREPROCESS, seed).pixels(PREPROCESS), PREPROCESS)
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8", "int8 state"])
 @pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
-def test_engines_are_the_network(name: str, precision: Precision, target: str, graphs: dict, tmp_path: Path) -> None:
+def test_engines_are_the_network(name: str, form: str, target: str, graphs: dict, tmp_path: Path) -> None:
     path, module = graphs[name]
-    model = model_from_path(path)
+    model, precision = model_from_path(path), Precision(form.split()[0])
     if precision is Precision.INT8:
-        points = quantization_points(model)
-        seen = ranges_from_batches(model_from_path(path), points, [batch(32, seed=2)], lambda _: None).ranges
-        ranges, how = table({name: observer.range(name) for name, observer in seen.items()}), Quantization()
-        calibrating = batch(32, seed=2)
-        rounded = rounded_weights(
-            model_from_path(path),
-            ranges,
-            lambda: [calibrating],
-            32,
-            centre=how.centre,
-            compensate=True,
-            tick=lambda *_: None,
-        )
-        quantize(model, ranges, how, rounded)
+        model = quantized(path, "state" if "state" in form else "activation", tmp_path / "prepared.onnx")
         assert census_from_model(model).conv_macs_by_precision == {"int8": pytest.approx(1.0)}
     parsed = Target.parse(target)
     apply(passes_for(precision, parsed), model)

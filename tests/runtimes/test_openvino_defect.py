@@ -15,13 +15,14 @@ from dnexport.graph.contract import apply, save_model
 from dnexport.graph.insert_qdq import InsertQdq
 from dnexport.graph.nonzero_bias import NonzeroBias
 from dnexport.graph.passes_for import passes_for
+from dnexport.graph.quantize_state import QuantizeState
 from dnexport.measure.accuracy import snr_db
 from dnexport.runtimes.contract import SessionOptions
 from dnexport.runtimes.onnxruntime import OnnxRuntime
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.quantization import Range
 from dnexport.spec.target import Target
-from tests.graph.test_insert_qdq import table
+from tests.graph.test_insert_qdq import table, table_of_all
 from tests.graph.test_pad_groups import grouped
 from tests.graph.texts import model_from_text, random
 
@@ -31,7 +32,7 @@ OPENVINO, OWN = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
 SEEN = table({"input": Range(lo=-4, hi=4), "r": Range(lo=0, hi=12)})
 
 
-def pattern() -> ir.Model:
+def pattern(*, bias: bool = False) -> ir.Model:
     """The stem and the first dense layer: conv0 feeds norm1 and the block's concatenation."""
     body = """
         c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(input, w0)
@@ -46,6 +47,8 @@ def pattern() -> ir.Model:
         "w0": random(16, 4, 3, 3), "w1": random(12, 16, 3, 3, seed=1) * np.float32(0.1),
         "g": np.abs(random(16, seed=2)), "b": random(16, seed=3), "m": random(16, seed=4), "v": np.abs(random(16, seed=5)) + 1,
     }  # fmt: skip
+    if bias:
+        body, constants = body.replace("(input, w0)", "(input, w0, b0)"), constants | {"b0": random(16, seed=6) * 3}
     model = model_from_text(body, constants, out="[batch, 28]")
     apply((InsertQdq(SEEN),), model)
     return model
@@ -66,6 +69,16 @@ def agreement(model: ir.Model, folder: Path) -> float:
 def test_the_lowering_avoids_the_defect(tmp_path: Path) -> None:
     model = pattern()
     apply(passes_for(Precision.INT8, OPENVINO), model)
+    assert agreement(model, tmp_path) > 35
+
+
+def test_a_state_that_a_norm_reads_too_keeps_its_bias(tmp_path: Path) -> None:
+    """The stem of a dense block in placement state, whose bias is large since the state is centred."""
+    model = pattern(bias=True)
+    apply((QuantizeState(table_of_all(model)), *passes_for(Precision.INT8, OPENVINO)), model)
+    assert "DequantizeLinear" in {
+        each.producer().op_type for node in model.graph if node.op_type == "Concat" for each in node.inputs
+    }
     assert agreement(model, tmp_path) > 35
 
 
