@@ -134,8 +134,8 @@ def _computed_by(state: ir.Value) -> ir.Node | str:
         if value is not state and len(value.uses()) > 1:
             return f"'{value.name}' on the way to '{state.name}' is read by others"
         if producer.op_type == "Conv":
-            weight = constant_array(producer.inputs[1])
-            return producer if weight is not None else f"the weight of {producer.name} is not a constant"
+            constant = all(constant_array(value) is not None for value in producer.inputs[1:] if value is not None)
+            return producer if constant else f"the weight or bias of {producer.name} is not a constant"
         if producer.op_type not in _TRANSPARENT or producer.inputs[0] is None:
             return f"'{state.name}' is a result of {producer.op_type}"
         value = producer.inputs[0]

@@ -106,13 +106,19 @@ KNOWN = {"a": ChannelRanges(lo=(0,) * 4, hi=(1, 2, 3, 4)), "b": ChannelRanges(lo
     ("states_are", "reader", "known", "reason"),
     [
         ("a = Conv<kernel_shape=[1,1]>(input, w)", "Relu(c)", KNOWN, "'c' is read by Relu 'node3', which is no norm"),
+        (
+            "k = Neg(h) a = Conv<kernel_shape=[1,1]>(input, w, k)",
+            "BatchNormalization(c, g, g, g, g)",
+            KNOWN,
+            "the weight or bias of node1 is not a constant",
+        ),
         ("a = Neg(input)", "BatchNormalization(c, g, g, g, g)", KNOWN, "'a' is a result of Neg"),
         ("a = Conv<kernel_shape=[1,1]>(input, w)", "Neg(c)", {}, "the calibration table does not know 'a'"),
     ],
 )
 def test_other_blocks_are_declined(states_are: str, reader: str, known: dict, reason: str) -> None:
     body = f"{states_are}  b = Conv<kernel_shape=[1,1]>(input, v)  c = Concat<axis=1>(a, b)  logits = {reader}"
-    constants = {"w": random(4, 4, 1, 1), "v": random(4, 4, 1, 1), "g": np.ones(8, np.float32)}
+    constants = {"w": random(4, 4, 1, 1), "v": random(4, 4, 1, 1), "g": np.ones(8, np.float32), "h": random(4)}
     model = model_from_text(body, constants, out="[batch, 8, 8, 8]")
     (applied,) = apply((EqualizeState(known),), model)
     assert not applied.modified
