@@ -15,15 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from quantization import logits_of
 
 from dnexport.build.pipeline import build
 from dnexport.bundle.verify import Bundle
 from dnexport.data.images import input_from_pixels
 from dnexport.errors import DnexportError
-from dnexport.graph.contract import INPUT
 from dnexport.measure.accuracy import snr_db
-from dnexport.runtimes.onnxruntime import float_session
 from dnexport.spec.archs import NAMED
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
@@ -80,14 +78,8 @@ def two_forms(bundle: Bundle) -> str:
     lowered = bundle.engine("openvino:cpu")
     if lowered is None:
         return "–"
-    images = bundle.golden().images
-    taken = input_from_pixels(images, bundle.manifest.preprocess)
-    answers = []
-    for path in (bundle.path / "model.onnx", lowered):
-        session = float_session(path)
-        parts = [session.run(None, {INPUT: taken[i : i + 8]})[0] for i in range(0, len(taken), 8)]
-        answers.append(np.concatenate(parts))
-    between = snr_db(*answers)
+    images = input_from_pixels(bundle.golden().images, bundle.manifest.preprocess)
+    between = snr_db(logits_of(bundle.path / "model.onnx", images), logits_of(lowered, images))
     return "equal" if between is None else f"{between:.0f}"
 
 

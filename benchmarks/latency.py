@@ -36,7 +36,7 @@ from dnexport.runtimes.arrays import available_threads, whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
-from dnexport.spec.latency import Latency, Ratio
+from dnexport.spec.latency import Latency
 from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
@@ -81,7 +81,6 @@ class Row:
 
     entrant: Entrant
     latency: Latency
-    over_first: Ratio
     sets: Sequence[Blocks]
 
 
@@ -228,7 +227,6 @@ def measured(
         Row(
             entrant,
             latency_from_blocks(found, batch=batch, threads=threads),
-            ratio_from_blocks(sets[0], found),
             found,
         )
         for entrant, found in zip(entrants, sets, strict=True)
@@ -261,7 +259,7 @@ def plot(figures: dict[str, list[Row]], file: Path) -> None:
     grid = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).ravel()
     for index, (axes, (title, rows)) in enumerate(zip(grid, figures.items(), strict=False)):
         for height, row in enumerate(reversed(rows)):
-            ratio, colour = row.over_first, COLOURS[row.entrant.group]
+            ratio, colour = ratio_from_blocks(rows[0].sets, row.sets), COLOURS[row.entrant.group]
             axes.plot([ratio.low or ratio.value, ratio.high or ratio.value], [height] * 2, color=colour, linewidth=2)
             axes.plot([ratio.value], [height], "o", color=colour, markersize=5)
         named = index % columns == 0

@@ -99,16 +99,13 @@ def prepare(
     """
     model = model_from_path(graph)
     passes: list[Pass] = [PixelInput(preprocess)] if options.pixel_input and options.centre != "none" else []
-    ranges, channels = {**table.ranges, PIXELS: PIXEL_RANGE}, table.channels
-    applied = apply(passes, model)
+    states, pooled = EqualizeState(table.channels, centre=options.centre != "none"), EqualizePooled(table.channels)
     if options.placement == "state":
-        states = EqualizeState(channels, centre=options.centre != "none")
-        applied += apply((states,), model)
-        pooled = EqualizePooled(states.channels)
-        applied += apply((pooled,), model)
-        channels = pooled.channels
-        ranges |= {name: channels[name].whole for name in pooled.moved}
+        passes += [states, pooled]
+    applied = apply(passes, model)
     save_model(model, path)
+    moved = {name: seen.whole for name, seen in pooled.moved.items()}
+    ranges, channels = {**table.ranges, PIXELS: PIXEL_RANGE, **moved}, {**states.channels, **pooled.moved}
     return Prepared(path, table.model_copy(update={"ranges": ranges, "channels": channels}), applied)
 
 

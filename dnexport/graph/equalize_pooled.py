@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnexport.graph.contract import PassResult
-from dnexport.graph.equalize_state import lifting_factors
+from dnexport.graph.equalize_state import lifting_factors, moved_ranges
 from dnexport.graph.pool_before_conv import transition_pools
 from dnexport.graph.values import constant_array, name_of, replace_constant
 from dnexport.spec.quantization import ChannelRanges
@@ -29,15 +29,14 @@ class EqualizePooled:
         channels: ranges by the names of what is pooled and of the pooling's result.
 
     Attributes:
-        channels: after the pass has run, of the graph as it is then.
-        moved: names of the tensors that it has changed.
+        moved: after the pass has run, the ranges of the tensors that it has changed.
     """
 
     name = "equalize_pooled"
 
     def __init__(self, channels: Mapping[str, ChannelRanges]) -> None:
-        self.channels = dict(channels)
-        self.moved: set[str] = set()
+        self.channels = channels
+        self.moved: dict[str, ChannelRanges] = {}
 
     def __call__(self, model: ir.Model) -> PassResult:
         modified = False
@@ -79,8 +78,5 @@ class EqualizePooled:
             name = f"{name_of(node.inputs[index])}_of_{node.name}_{index}_pooled"
             replace_constant(model, node, index, name, (array * by).astype(np.float32))
         for value in (pooled, pool.outputs[0]):
-            known = self.channels[name_of(value)]
-            lo, hi = (factor * np.asarray(end, np.float64) for end in (known.lo, known.hi))
-            self.channels[name_of(value)] = ChannelRanges(lo=tuple(map(float, lo)), hi=tuple(map(float, hi)))
-            self.moved.add(name_of(value))
+            self.moved[name_of(value)] = moved_ranges(self.channels[name_of(value)], 0.0, factor)
         return True

@@ -86,7 +86,7 @@ class EqualizeState:
         for state, move in moves.items():
             _move_rows(model, state, move)
             _move_norms(model, state, move)
-            self.channels[name_of(state)] = _moved(self.channels[name_of(state)], move)
+            self.channels[name_of(state)] = moved_ranges(self.channels[name_of(state)], move.shift, move.factor)
         for concat in block.concats:
             held = [moves[state] for state in block.channels(concat)]
             shift, factor = (np.concatenate(parts) for parts in zip(*((m.shift, m.factor) for m in held), strict=True))
@@ -115,8 +115,9 @@ def lifting_factors(half: np.ndarray, largest: float) -> np.ndarray:
     return lifted
 
 
-def _moved(seen: ChannelRanges, move: _Move) -> ChannelRanges:
-    lo, hi = (move.factor * (end - move.shift) for end in _ends(seen))
+def moved_ranges(seen: ChannelRanges, shift: np.ndarray | float, factor: np.ndarray) -> ChannelRanges:
+    """The ranges of factor·(h − shift), both by channel."""
+    lo, hi = (factor * (end - shift) for end in _ends(seen))
     return ChannelRanges(lo=tuple(map(float, lo)), hi=tuple(map(float, hi)))
 
 
