@@ -4,6 +4,11 @@ The inspector's JSON lists the layers after fusion. A plan built with detailed v
 tensors and weights, and which nodes of the graph it computes: in its name (``node_Conv_605 + relu``) and in its
 metadata (``[ONNX Layer: node_Conv_605]``). A tensor's type is not told while its shape is open, so the context that is
 inspected must have its shapes set; the weights' type and the kernel's name (``…_i8i8_i8i32_f32_…``) are told anyway.
+
+TensorRT up to 10 writes a tensor's format and data type into one field, ``Format/Datatype``. The migration guide of
+TensorRT 11.0 announces that the field is split, and documents ``Format`` and ``DataType`` for the engine's inputs and
+outputs. The library of TensorRT for RTX 1.7.1 writes ``Format`` and ``Datatype`` for a layer's tensors. Both spellings
+are read, and ``Data Type``, which no source has. A tensor with none of these fields has no known type.
 """
 
 import json
@@ -27,6 +32,8 @@ _WORDS = (
     ("float", "f32"),
     ("fp32", "f32"),
 )
+# A tensor's type; the data type goes first, for TensorRT 10 calls the format of INT64 tensors one of INT8.
+_FIELDS = ("Datatype", "DataType", "Data Type", "Format/Datatype", "Format")
 _TACTIC = re.compile(r"_(i8|bf16|f16|tf32|f32)(?:i8|i32|bf16|f16|tf32|f32)")
 _TACTIC_WORDS = {"i8": "int8"}
 _METADATA = re.compile(r"\[ONNX Layer: ([^\]|]+?)(?: \||\])")
@@ -172,7 +179,10 @@ def _nodes(entry: Mapping[str, Any]) -> frozenset[str]:
 
 def _kind_of_first(tensors: Any) -> str | None:
     first = tensors[0] if isinstance(tensors, list) and tensors else None
-    return _kind(str(first.get("Format/Datatype", ""))) if isinstance(first, dict) else None
+    if not isinstance(first, dict):
+        return None
+    told = next((str(first[field]) for field in _FIELDS if first.get(field)), "")
+    return _kind(told)
 
 
 def _kind(words: str) -> str | None:

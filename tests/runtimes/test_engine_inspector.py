@@ -1,4 +1,4 @@
-"""The JSON is shaped as TensorRT 10 prints it with detailed verbosity; it was written here, not recorded on a GPU."""
+"""The JSON is shaped as TensorRT prints it with detailed verbosity; it was written here, not recorded on a GPU."""
 
 import json
 from typing import Any
@@ -103,6 +103,38 @@ def test_a_quantized_graph_that_runs_in_float_is_said_to() -> None:
 def test_the_kind_of_a_kernel(layer: dict[str, Any], kind: str) -> None:
     (found,) = layers_from_inspector(json.dumps({"Layers": [layer]}))
     assert found.kind == kind
+
+
+def split(layer: dict[str, Any], field: str, types: str, form: str = "Row major linear format") -> dict[str, Any]:
+    """The layer as TensorRT 11 may print it: format and data type of its tensors are fields of their own."""
+    tensors = [{"Name": "t", "Location": "Device", "Dimensions": [1, 8, 16, 16], field: types, "Format": form}]
+    return layer | {"Inputs": tensors, "Outputs": tensors}
+
+
+@pytest.mark.parametrize("field", ["Datatype", "DataType", "Data Type"])
+@pytest.mark.parametrize(("types", "kind"), [("Half", "f16"), ("Int8", "int8"), ("BFloat16", "bf16"), ("Float", "f32")])
+def test_format_and_data_type_may_be_fields_of_their_own(field: str, types: str, kind: str) -> None:
+    layer = split(convolution("node_Conv_1", ""), field, types)
+    (found,) = layers_from_inspector(json.dumps({"Layers": [layer]}))
+    assert (found.kind, found.output) == (kind, kind)
+
+
+def test_the_data_type_goes_before_the_format_and_the_format_is_read_without_one() -> None:
+    """TensorRT 10 calls the format of INT64 tensors one of INT8 (NVIDIA/TensorRT issue 4048)."""
+    layer = convolution("node_Conv_1", "")
+    of_int64 = split(layer, "Datatype", "Int64", "Row major linear INT8 format (kLINEAR)")
+    only_format = split(layer, "Format", "", CHANNELS_LAST_HALF)
+    open_shape = split(layer, "Datatype", "Half", "Format not available due to dynamic shapes")
+    found = layers_from_inspector(json.dumps({"Layers": [of_int64, only_format, open_shape]}))
+    assert [each.kind for each in found] == ["unknown", "f16", "f16"]
+
+
+def test_a_tensor_that_tells_neither_is_said_to_be_unknown() -> None:
+    silent = split(convolution("node_Conv_1", ""), "Datatype", "", "")
+    found = executed([silent, convolution("node_Conv_2", "Half", "Half")])
+    assert found.proof.conv_work == {"f16": 0.75, "unknown": 0.25}
+    assert "2 convolutions in TensorRT's engine inspector: 1 unknown, 1 f16" in found.proof.statement
+    assert "tells nothing of its kernels" in executed([silent]).proof.statement
 
 
 def test_metadata_names_what_a_fused_kernel_computes() -> None:
