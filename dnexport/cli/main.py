@@ -1,7 +1,10 @@
 """The ``dnexport`` program. Importing it imports no SDK; each command imports what it needs when it runs."""
 
+import contextlib
 import io
 import json
+import os
+import signal
 import sys
 from typing import Annotated
 
@@ -24,7 +27,6 @@ from dnexport.cli import (
     validate,
 )
 from dnexport.cli.compile import compile_command
-from dnexport.errors import INTERRUPTED_EXIT_CODE
 
 SCHEMA = 1
 
@@ -67,11 +69,24 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
+    """Run a command and end with its exit code; ``dnexport.cli.__main__`` is what a user starts."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
-    sys.exit(_exit_code())
+    code = _exit_code()
+    _end_sooner_on_interrupt(code)
+    sys.exit(code)
+
+
+def _end_sooner_on_interrupt(code: int) -> None:
+    """The command has said how it ended, and Ctrl-C changes nothing of that; threads may keep the program a while."""
+    # An interrupt inside of exec(), with which dataclasses are made, marks CPython to die of SIGINT when it ends,
+    # whatever the exit code; the next exec() takes the mark away.
+    exec("")
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
 
 
 def _exit_code() -> int:
@@ -79,7 +94,7 @@ def _exit_code() -> int:
     try:
         return int(app(standalone_mode=False) or 0)
     except typer.Abort:
-        return INTERRUPTED_EXIT_CODE
+        raise KeyboardInterrupt from None
     except Exception as exc:
         # They share no public base class across the versions of Typer, but what click gave them.
         words, code = getattr(exc, "format_message", None), getattr(exc, "exit_code", None)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dnexport.errors import (
 
 BROKEN_PIPE_EXIT_CODE = 141
 _ROW_CELL = 13
-_EXTRAS = {"cpu": ("onnxruntime", "onnxruntime_ep_openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
+_EXTRAS = {"cpu": ("onnxruntime", "openvino", "polygraphy"), "train": ("lightning_fabric", "sklearn")}
 
 
 class Terminal:
@@ -157,8 +157,7 @@ def terminal(
         interrupts.append(number)
         raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+    _handle_interrupts(interrupt)
     try:
         yield view
     except typer.Exit:
@@ -168,6 +167,7 @@ def terminal(
         _close_stdout()
         raise typer.Exit(BROKEN_PIPE_EXIT_CODE) from None
     except (Exception, KeyboardInterrupt) as exc:
+        _handle_interrupts(_too_late)  # a second one would cut off the answer to the first
         # A library may turn the interrupt into an exception of its own; the user's Ctrl-C goes before it.
         if interrupts or isinstance(exc, KeyboardInterrupt):
             view.stop()
@@ -180,7 +180,18 @@ def terminal(
         view.error(error)
         raise typer.Exit(error.exit_code) from None
     finally:
+        _handle_interrupts(_too_late)
         view.stop()
+
+
+def _handle_interrupts(handler: Callable[[int, object], None]) -> None:
+    """Unless Ctrl-C is ignored, as a shell wants it of what it puts in the background."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, handler)
+
+
+def _too_late(number: int, _: object) -> None:
+    """The command has ended, and how has been said."""
 
 
 def _close_stdout() -> None:
