@@ -13,6 +13,8 @@ import onnx_ir as ir
 import pytest
 from hypothesis import settings
 
+from tests.needs import INSTRUCTIONS, lacking
+
 if TYPE_CHECKING:  # the package is imported under the hook that checks its types
     from dnexport.spec.archs import AnyArch
 
@@ -22,10 +24,24 @@ SHARED = ROOT.parent / "shared"
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repository")
 
-# Reasons for which a test may skip where CI runs: a machine with two cores and no GPU.
-EXPECTED_SKIPS: tuple[str, ...] = ("no NVIDIA GPU is here", "an NVIDIA GPU is here", "cuda-bindings is not installed")
+# Reasons for which a test may skip where CI runs: a machine with two cores and no GPU, whatever its processor.
+EXPECTED_SKIPS: tuple[str, ...] = (
+    "no NVIDIA GPU is here",
+    "an NVIDIA GPU is here",
+    "cuda-bindings is not installed",
+    *(f"needs {name}:" for name in INSTRUCTIONS),
+    # What a run leaves out on purpose: DNEXPORT_WITHOUT="openvino:cpu tensorrt-rtx".
+    *(f"needs {name}" for name in os.environ.get("DNEXPORT_WITHOUT", "").split()),
+)
 if not SHARED.is_dir():  # a clone of its own
     EXPECTED_SKIPS += ("no shared data beside this checkout",)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for what in marker.args:
+            if (reason := lacking(what)) is not None:
+                pytest.skip(f"needs {what}: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -190,7 +190,9 @@ def _with_validation(
     found = _VALIDATED.validate_json((folder / "validated.json").read_bytes())
     if not report.companion:  # a companion is labelled with what it executes
         check_execution(engine.target, engine.precision, found.executed, context.recipe.allow_execution)
-    return report.model_copy(update=found.fields)
+    for note in found.notes:
+        context.progress.warn(f"{engine.target}: {note}")
+    return report.model_copy(update={**found.fields, "notes": (*report.notes, *found.notes)})
 
 
 def _with_graph_accuracy(

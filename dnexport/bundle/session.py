@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import platform
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from dnexport.runtimes.contract import SessionOptions
 from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
+from dnexport.spec.precision import Execution
 from dnexport.spec.record import digest_from_file, nearest
 from dnexport.spec.target import Target
 
@@ -44,6 +45,9 @@ class BundleSession:
         threads: of a CPU runtime; all where it is None.
         streams: queries that a CPU runtime works on at a time.
 
+    Raises:
+        TargetUnavailable: none runs here, or int8 would saturate here, which nobody has allowed or judged.
+
     Attributes:
         target: what runs it.
     """
@@ -51,7 +55,7 @@ class BundleSession:
     def __init__(
         self, bundle: "Bundle", target: str | None = None, *, threads: int | None = None, streams: int = 1
     ) -> None:
-        self.target = runnable_target(bundle, target)
+        self.target = runnable_target(bundle, target, unjudged=saturates_unjudged)
         recipe = bundle.manifest.recipe
         self._preprocess, self._profile = bundle.manifest.preprocess, recipe.profile
         engine = bundle.engine(str(self.target))
@@ -65,6 +69,7 @@ class BundleSession:
             threads=threads,
             streams=streams,
             cache=_made(f"engines/{digest[:24]}"),
+            batch=self._profile.min_batch,
         )
         feed = feed_from_pixels(self._zeros(self._profile.min_batch), self._preprocess)
         _try_once(engine, digest, self.target, options, feed(recipe.input))
@@ -165,8 +170,29 @@ def _made(kind: str) -> Path | None:
     return folder
 
 
-def runnable_target(bundle: "Bundle", name: str | None) -> Target:
+def saturates_unjudged(bundle: "Bundle", target: Target) -> str | None:
+    """Why an int8 engine may not answer here: it would saturate, which was neither allowed nor measured; else None."""
+    recipe, report = bundle.manifest.recipe, bundle.reports[str(target)]
+    saturating = Execution.INT8_SATURATING_F32
+    if runtime_for(target).execution(recipe.precision, target, recipe.allow_execution) is not saturating:
+        return None
+    if saturating.stand_in in recipe.allow_execution or report.executed_precision is saturating:
+        return None
+    return (
+        "int8 saturates on this processor, which adds pairs of int8 products in 16 bits, and what that costs was not"
+        " measured"
+    )
+
+
+def runnable_target(
+    bundle: "Bundle", name: str | None, unjudged: "Callable[[Bundle, Target], str | None] | None" = None
+) -> Target:
     """The named target of a bundle, or the first whose engine runs on this machine.
+
+    Args:
+        bundle: verified.
+        name: of the target; None for the first.
+        unjudged: tells why one that runs may not answer all the same.
 
     Raises:
         UsageError: the bundle has no engine for that name.
@@ -182,11 +208,13 @@ def runnable_target(bundle: "Bundle", name: str | None) -> Target:
     for text in built:
         target = Target.parse(text)
         availability = runtime_for(target).runs(target)
-        if availability.usable:
+        against = None if unjudged is None or not availability.usable else unjudged(bundle, target)
+        if availability.usable and against is None:
             return target
-        refused.append(f"{text}: {availability.reason}")
+        refused.append(f"{text}: {against or availability.reason}")
     raise TargetUnavailable(
-        f"no engine of bundle {bundle.path} runs here ({'; '.join(refused) or 'it has none'})", "see 'dnexport doctor'"
+        f"no engine of bundle {bundle.path} runs here ({'; '.join(refused) or 'it has none'})",
+        f"see 'dnexport check {bundle.path}'",
     )
 
 

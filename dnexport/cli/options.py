@@ -56,10 +56,11 @@ class ScenarioName(str, Enum):
 
 
 class AllowedExecution(str, Enum):
-    """What a CPU may execute for fp16, and around int8."""
+    """What a CPU may execute for fp16, around int8 or in place of it."""
 
     BF16 = "bf16"
     F32 = "f32"
+    INT8_SATURATING = "int8-saturating"
 
 
 _SOURCE, _PICTURES, _OUTPUT = "Network", "Preprocessing", "Output"

@@ -5,10 +5,12 @@ loaded, in a worker, and answers golden samples at the profile's smallest and la
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dnexport.bundle.session import saturates_unjudged
 from dnexport.bundle.verify import Bundle
 from dnexport.data.images import feed_from_pixels
 from dnexport.deploy.compile import build_options
@@ -32,6 +34,9 @@ _SAMPLES = 8
 _VARIES_DB = 6.0
 _EXACT_DB = 66.0
 _AMPERE = 80
+# Orin's GPU, and the JetPacks that bring a TensorRT for it.
+_ORIN = "sm87"
+_JETPACKS = (("10.3.", "JetPack 6.1 and 6.2"), ("10.16.", "JetPack 7.2"))
 # A session holds weights, their packed copies and activations.
 _MEMORY_FACTOR = 4
 
@@ -76,7 +81,10 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
         return Checked(target=name, verdict="never", reason=runs.reason, remedy=runs.remedy)
     compiling = f"dnexport compile {bundle.path} --target {name}"
     if report.file is None:
-        return Checked(target=name, verdict="rebuild", reason=f"it is {report.status}, not built", remedy=compiling)
+        reason = f"it is {report.status}, not built{_builder_on_orin(target)}"
+        return Checked(target=name, verdict="rebuild", reason=reason, remedy=compiling)
+    if (unjudged := saturates_unjudged(bundle, target)) is not None:
+        return Checked(target=name, verdict="rebuild", reason=unjudged, remedy=_judging(bundle, name))
     free = _free_bytes() if free_bytes is None else free_bytes
     needed = _MEMORY_FACTOR * (report.bytes or 0)
     if free is not None and free < needed:
@@ -91,6 +99,13 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
     return Checked(target=name, verdict="load", reason=reason, warnings=(*warnings, *_older_driver(bundle, name)))
 
 
+def _judging(bundle: Bundle, name: str) -> str:
+    """The command that measures what saturation costs, or allows it."""
+    if bundle.reports[name].companion:
+        return f"dnexport compile {bundle.path} --target {name}"
+    return "build it again with --allow-execution int8-saturating, or for another target"
+
+
 def _another_build(bundle: Bundle, name: str) -> str | None:
     """Why a plan is not one for this machine: plans are native code, of one library and one kind of GPU."""
     target, engine = Target.parse(name), bundle.engine(name)
@@ -100,13 +115,33 @@ def _another_build(bundle: Bundle, name: str) -> str | None:
     here, there = package_versions().get(package), built_with.get(package)
     compatible = bundle.manifest.recipe.engine
     if here != there and not compatible.version_compatible:
-        return f"the plan is of {package} {there}, here is {here}"
+        was, now = _with_jetpack(there, built_with), _with_jetpack(here, gpu_identity())
+        return f"the plan is of {package} {was}, here is {now}"
     of, found = built_with.get("capability"), gpu_identity().get("capability")
     newer = compatible.hardware_compatibility == "ampere+" and min(_number(of), _number(found)) >= _AMPERE
     portable = target.runtime == "tensorrt-rtx" or newer
     if of is not None and found != of and not portable:
         return f"the plan is of a GPU of {of} ({built_with.get('gpu')}), here is {found}"
     return runtime_for(target).judges(engine)
+
+
+def _builder_on_orin(target: Target) -> str:
+    """Which TensorRT of which JetPack builds a prepared target on this board; nothing on another machine."""
+    version = package_versions().get("tensorrt")
+    if target.runtime != "tensorrt" or version is None or not _is_orin(gpu := gpu_identity()):
+        return ""
+    return f"; TensorRT {_with_jetpack(version, gpu)} builds it on this board"
+
+
+def _with_jetpack(version: str | None, gpu: Mapping[str, str]) -> str:
+    """A version of TensorRT, and for Orin's GPU the JetPack that brings it: both are updated together."""
+    found = next((name for start, name in _JETPACKS if _is_orin(gpu) and f"{version}.".startswith(start)), None)
+    return f"{version} ({found})" if found else f"{version}"
+
+
+def _is_orin(gpu: Mapping[str, str]) -> bool:
+    """By capability, or by name where the board's driver tells no capability."""
+    return gpu.get("capability") == _ORIN or "Orin" in gpu.get("gpu", "")
 
 
 def _number(capability: str | None) -> int:

@@ -4,10 +4,19 @@ from dataclasses import dataclass
 
 from dnexport.runtimes.contract import Availability
 from dnexport.runtimes.registry import runtime_for
-from dnexport.spec.precision import Precision
+from dnexport.spec.precision import Precision, asked_execution
 from dnexport.spec.target import Target
 
-_TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime:cuda", "openvino:cpu", "onnxruntime:cpu", "torch")
+_TARGETS = (
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxruntime:cuda",
+    "openvino:cpu",
+    "openvino:gpu",
+    "openvino:npu",
+    "onnxruntime:cpu",
+    "torch",
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,7 @@ class Diagnosis:
     builds: Availability
     runs: Availability
     fp16: str | None
+    int8: str | None
 
     @property
     def builds_text(self) -> str:
@@ -26,10 +36,11 @@ class Diagnosis:
 
     @property
     def runs_text(self) -> str:
-        """Yes or no, and what fp16 would execute."""
+        """Yes or no, and what fp16 and int8 would execute where that is something else."""
         if not self.runs.usable:
             return "no"
-        return f"yes, fp16 as {self.fp16}" if self.fp16 else "yes"
+        others = [f"{name} as {as_}" for name, as_ in (("fp16", self.fp16), ("int8", self.int8)) if as_]
+        return ", ".join(["yes", *others])
 
     @property
     def reason(self) -> str:
@@ -53,6 +64,7 @@ class Diagnosis:
             "reason": self.reason,
             "remedy": self.remedy or None,
             "fp16_executes_as": self.fp16,
+            "int8_executes_as": self.int8,
         }
 
 
@@ -63,10 +75,15 @@ def diagnoses() -> list[Diagnosis]:
         target = Target.parse(text)
         runtime = runtime_for(target)
         builds, runs = runtime.builds(target), runtime.runs(target)
-        fp16 = (
-            str(runtime.execution(Precision.FP16, target))
-            if runs.usable and target.device == "cpu" and text != "torch"
-            else None
+        fp16, int8 = (
+            _stand_in(target, precision) if runs.usable and text != "torch" else None
+            for precision in (Precision.FP16, Precision.INT8)
         )
-        found.append(Diagnosis(text, builds, runs, fp16))
+        found.append(Diagnosis(text, builds, runs, fp16, int8))
     return found
+
+
+def _stand_in(target: Target, precision: Precision) -> str | None:
+    """What a target executes in place of a precision; None where it executes just that."""
+    execution = runtime_for(target).execution(precision, target)
+    return None if execution is asked_execution(precision, target.device) else str(execution)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dnexport.spec.precision import Precision
 from dnexport.spec.target import Target
 
-_PACKAGE = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "openvino": "onnxruntime-ep-openvino"}
+_PACKAGE = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "openvino": "openvino"}
 
 
 class _Bad(NamedTuple):
@@ -21,8 +21,8 @@ class _Bad(NamedTuple):
 
 _BAD = (
     _Bad(
-        "onnxruntime-ep-openvino",
-        "1.8.1",
+        "openvino",
+        "2026.4.1",
         "OpenVINO 2026.4.1 miscomputes some INT8 graphs; dnexport's lowering avoids the patterns that are known",
         only=Precision.INT8,
     ),

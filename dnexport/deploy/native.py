@@ -111,6 +111,7 @@ def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> Non
         if not report.companion:
             check_execution(target, options.precision, found.executed, bundle.manifest.recipe.allow_execution)
         update |= {**found.fields, "measured_on": environment().hardware_digest}
+        update["notes"] += found.notes
     report = report.model_copy(update=update)
     judged = judgements(bundle.manifest.recipe.budgets, report)
     _write(report.model_copy(update={"judgements": judged}), place)

@@ -151,7 +151,7 @@ class References:
 
 def _devices(engines: Sequence[Engine]) -> list[Device]:
     """Where PyTorch can stand beside these engines."""
-    devices: list[Device] = ["cpu"] if any(engine.target.device == "cpu" for engine in engines) else []
+    devices: list[Device] = ["cpu"] if any(engine.target.device != "cuda" for engine in engines) else []
     if any(engine.target.device == "cuda" for engine in engines):
         with Worker("looking for a GPU with PyTorch") as worker:
             devices += ["cuda"] if worker.call(cuda_usable) else []

@@ -7,13 +7,15 @@ from typing import Literal
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.tensorrt import DEFAULT_RTX_CAPABILITIES
-from dnexport.spec.precision import Execution, Precision
+from dnexport.spec.precision import Execution, Precision, asked_execution
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.target import Target
 
 LOCAL = (Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu"))
 _RTX = Target(runtime="tensorrt-rtx", device="cuda", capabilities=DEFAULT_RTX_CAPABILITIES)
-_PREPARED_ELSEWHERE = ("tensorrt", "onnxruntime")
+_WHY = {
+    Execution.INT8_SATURATING_F32: ", since this processor adds pairs of int8 products in 16 bits, which saturate",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def chosen_targets(recipe: Recipe) -> tuple[Chosen, ...]:
 
     Raises:
         TargetUnavailable: none of the named targets can be built or prepared, or nothing is here for ``auto``.
-        UsageError: a CPU target is named for fp16 without saying what it may execute.
+        UsageError: a CPU target is named for a precision that it executes in another way, which was not allowed.
     """
     chosen: dict[Target, Chosen] = {}
     for text in recipe.targets:
@@ -74,30 +76,43 @@ def _auto(precision: Precision) -> list[Chosen]:
 
 
 def _named(target: Target, recipe: Recipe) -> Chosen:
-    runtime = runtime_for(target)
-    availability = runtime.builds(target)
+    """What becomes of a target that was asked for by name.
+
+    A lowering needs no runtime: what cannot be built here is prepared.
+    """
+    if target.runtime == "torch":
+        availability = runtime_for(target).builds(target)
+        return _refuse(target, f"target {target} cannot work here: {availability.reason}", availability.remedy)
+    if recipe.precision is Precision.FP32:
+        if target.runtime == "tensorrt-rtx" and "sm75" in target.capabilities:
+            what = "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)"
+            return _refuse(target, what, "drop sm75 or build --fp16")
+        if target.device == "npu":
+            return _refuse(target, f"target {target} computes no FP32: NPUs compute in float16", "build --fp16")
+    availability = runtime_for(target).builds(target)
     if not availability.usable:
-        if target.device == "cuda" and target.runtime in _PREPARED_ELSEWHERE:
-            return Chosen(target, "prepare", reason=availability.reason)
-        what = f"target {target} cannot work here: {availability.reason}"
-        return Chosen(target, "refuse", refused=TargetUnavailable(what, availability.remedy))
-    if recipe.precision is Precision.FP16 and target.device == "cpu":
-        _check_stand_in(
-            target, runtime.execution(Precision.FP16, target, recipe.allow_execution), recipe.allow_execution
-        )
-    if target.runtime == "tensorrt-rtx" and recipe.precision is Precision.FP32 and "sm75" in target.capabilities:
-        what = "TensorRT for RTX builds no FP32 convolutions for sm75 (Turing)"
-        return Chosen(target, "refuse", refused=TargetUnavailable(what, "drop sm75 or build --fp16"))
+        reason = f"{availability.reason}; {availability.remedy}" if availability.remedy else availability.reason
+        return Chosen(target, "prepare", reason=reason)
+    _check_stand_in(target, recipe.precision, recipe.allow_execution)
     return Chosen(target, "build")
 
 
-def _check_stand_in(target: Target, execution: Execution, allowed: Sequence[str]) -> None:
+def _refuse(target: Target, what: str, remedy: str) -> Chosen:
+    return Chosen(target, "refuse", refused=TargetUnavailable(what, remedy))
+
+
+def _check_stand_in(target: Target, precision: Precision, allowed: Sequence[str]) -> None:
+    """Refuse, before anything is calibrated, what the target would execute in place of the precision asked for."""
+    execution = runtime_for(target).execution(precision, target, allowed)
+    if execution is asked_execution(precision, target.device) or execution.stand_in in allowed:
+        return
+    word = execution.stand_in
+    why = _WHY.get(execution, "")
     if not allowed:
-        raise UsageError(
-            f"target {target} would execute fp16 as {execution}", f"say --allow-execution {execution} if that is meant"
-        )
-    if execution.value not in allowed:
-        raise UsageError(
-            f"target {target} executes {execution} on this machine, and {' and '.join(allowed)} was allowed",
-            f"say --allow-execution {execution}",
-        )
+        what = f"target {target} would execute {precision} as {execution}{why}"
+        raise UsageError(what, f"say --allow-execution {word} if that is meant")
+    raise UsageError(
+        f"target {target} executes {precision} as {execution} on this machine{why}, and {' and '.join(allowed)} was"
+        " allowed",
+        f"say --allow-execution {word}",
+    )

@@ -20,7 +20,7 @@ _PACKAGES = (
     "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
-    "onnxruntime-ep-openvino",
+    "openvino",
     "tensorrt-rtx",
     "tensorrt",
     "polygraphy",

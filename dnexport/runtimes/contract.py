@@ -51,6 +51,7 @@ class SessionOptions:
         cache: folder for what a runtime compiles when it loads an engine, so that the next load is faster; None keeps
             nothing.
         cuda_graph: launch a query as one CUDA graph where the runtime has them.
+        batch: images of the query that a runtime which compiles for one batch size prepares for when it loads.
     """
 
     execution: Execution
@@ -58,6 +59,7 @@ class SessionOptions:
     streams: int = 1
     cache: Path | None = None
     cuda_graph: bool = True
+    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
-"""ONNX Runtime: its own CPU provider, the CUDA provider, and OpenVINO as a plug-in execution provider.
+"""ONNX Runtime: its own CPU provider and the CUDA provider.
 
-The engine is the lowered graph itself. What is executed is read off the kernels (`kernel_profile`), never off what was
-asked.
+The engine is the lowered graph itself. What is executed is read off the kernels in the runtime's own profile, never off
+what was asked: each kernel tells the types and the shapes of what it read.
 """
 
 import importlib.util
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnexport.data.images import Fed
-from dnexport.errors import BadInput, BuildFailed, TargetUnavailable, UsageError
-from dnexport.runtimes.arrays import Logits, available_threads
+from dnexport.errors import BuildFailed, TargetUnavailable, UsageError
+from dnexport.runtimes.arrays import Logits, available_threads, check_fed
 from dnexport.runtimes.contract import (
     Availability,
     BuildOptions,
@@ -27,28 +28,23 @@ from dnexport.runtimes.contract import (
     broken,
 )
 from dnexport.runtimes.gpu import gpu_names
-from dnexport.runtimes.kernel_profile import (
-    PROFILED,
-    WARM_UP,
-    executed_from_kernels,
-    openvino_kernel,
-    openvino_times,
-    own_kernel,
-    own_times,
-)
-from dnexport.spec.precision import Execution, Precision
+from dnexport.runtimes.kernel_profile import PROFILED, WARM_UP, Kernel, executed_from_kernels, times_from_queries
+from dnexport.spec.precision import Execution, Precision, asked_execution
 from dnexport.spec.preprocess import InputType
 from dnexport.spec.target import Target
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_OPENVINO = "OpenVINOExecutionProvider"
 _LEAVE_QDQ = "session.disable_quant_qdq"
+_TYPES = {"int8": "int8", "uint8": "int8", "float16": "f16", "float": "f32"}
+_QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+_REFORMATS = ("ReorderInput", "ReorderOutput", "Cast", *_QUANTIZING)
+_KERNEL = "_kernel_time"
 
 
 class OnnxRuntime:
-    """Adapter for ``onnxruntime:cpu``, ``onnxruntime:cuda`` and ``openvino:cpu``."""
+    """Adapter for ``onnxruntime:cpu`` and ``onnxruntime:cuda``."""
 
     engine_file = "model.onnx"
     concurrent = True
@@ -76,29 +72,18 @@ class OnnxRuntime:
             return Availability(
                 usable, reason, "" if usable else "pip install 'dnexport[gpu]' in an environment of its own"
             )
-        if target.runtime == "openvino":
-            return _openvino_availability(version)
         return Availability(True, version)
 
     def execution(self, precision: Precision, target: Target, allowed: Sequence[str] = ()) -> Execution:
-        """FP16 is f16 on CUDA, bf16 where OpenVINO and the CPU have it and nothing else is asked for, else f32.
-
-        The body of INT8 is f16 on CUDA; on a CPU f32, or bf16 where that is allowed and OpenVINO and the CPU have it.
-        """
+        """What was asked for on CUDA; f32 on a CPU, where the Q/DQ of dnexport's graphs are simulated in float."""
+        del allowed
         if target.device == "cuda":
-            return {Precision.FP32: Execution.F32, Precision.FP16: Execution.F16, Precision.INT8: Execution.INT8_F16}[
-                precision
-            ]
-        has_bf16 = target.runtime == "openvino" and "BF16" in _openvino_capabilities()
-        if precision is Precision.INT8:
-            return Execution.INT8_BF16 if has_bf16 and Execution.BF16.value in allowed else Execution.INT8_F32
-        may = not allowed or Execution.BF16.value in allowed
-        return Execution.BF16 if has_bf16 and may and precision is Precision.FP16 else Execution.F32
+            return asked_execution(precision, target.device)
+        return Execution.F32
 
     def packages(self, target: Target) -> tuple[str, ...]:
-        """ONNX Runtime, and OpenVINO's plug-in for it."""
-        plugin = ("onnxruntime-ep-openvino",) if target.runtime == "openvino" else ()
-        return ("onnxruntime-gpu" if target.device == "cuda" else "onnxruntime", *plugin)
+        """ONNX Runtime's package for the device."""
+        return ("onnxruntime-gpu" if target.device == "cuda" else "onnxruntime",)
 
     def environment(self, target: Target) -> dict[str, str]:
         """None needed."""
@@ -123,13 +108,13 @@ class OnnxRuntime:
 
         Raises:
             TargetUnavailable: the provider is not here.
-            UsageError: streams, which only OpenVINO has.
+            UsageError: streams, which ONNX Runtime does not have.
             BuildFailed: the provider refuses the graph or does not take it.
         """
         availability = self.runs(target)
         if not availability.usable:
             raise TargetUnavailable(f"target {target} cannot run here: {availability.reason}", availability.remedy)
-        if options.streams > 1 and target.runtime != "openvino":
+        if options.streams > 1:
             what = f"{target} has no streams: the queries of several threads run beside each other anyway"
             raise UsageError(what, "leave streams out")
         return OnnxRuntimeSession(engine, target, options)
@@ -142,9 +127,7 @@ class OnnxRuntimeSession:
         self._engine, self._target, self._options = engine, target, options
         self._session = _inference_session(engine, target, options, profile_to=None)
         taken_by = self._session.get_providers()[0]
-        wanted = {"openvino": _OPENVINO, "cuda": "CUDAExecutionProvider"}.get(
-            target.runtime if target.runtime == "openvino" else target.device, "CPUExecutionProvider"
-        )
+        wanted = _provider(target)
         if taken_by != wanted:
             raise BuildFailed(f"{engine} was to run on {wanted} but {taken_by} took it", "see 'dnexport doctor'")
         (taken,) = self._session.get_inputs()
@@ -176,9 +159,9 @@ class OnnxRuntimeSession:
     def executed(self, macs: Mapping[str, int]) -> Executed:
         """The types of the convolution kernels that one profiled query ran."""
         events = self._profiled(self.zeros(1), 1)
-        describe = openvino_kernel if self._target.runtime == "openvino" else own_kernel
-        kernels = [kernel for event in events if (kernel := describe(event))]
-        return executed_from_kernels(kernels, macs, self._options.execution, f"{self._target} of {self._engine}")
+        kernels = [kernel for event in events if (kernel := _kernel(event))]
+        quantized = any(event.get("args", {}).get("op_name") in _QUANTIZING for event in events)
+        return executed_from_kernels(kernels, macs, f"{self._target} of {self._engine}", quantized=quantized)
 
     def phases(self) -> None:
         """Not told by this runtime."""
@@ -188,8 +171,7 @@ class OnnxRuntimeSession:
         if self._target.device == "cuda":
             return None
         self._check(images)
-        events = self._profiled(images, WARM_UP + PROFILED)
-        return (openvino_times if self._target.runtime == "openvino" else own_times)(events)
+        return times_from_events(self._profiled(images, WARM_UP + PROFILED))
 
     def _profiled(self, images: Fed, queries: int) -> list[dict[str, Any]]:
         """The events of a session's first queries."""
@@ -208,12 +190,7 @@ class OnnxRuntimeSession:
         return np.zeros((batch, *self._shape), self._type)
 
     def _check(self, images: Fed) -> None:
-        if images.dtype != self._type or images.shape[1:] != self._shape:
-            got = f"{images.dtype} {list(images.shape)}"
-            raise BadInput(
-                f"{self._target} takes {self._type} [batch, {', '.join(map(str, self._shape))}] and got {got}",
-                "give images as the bundle's preprocess makes them; Bundle.session() does",
-            )
+        check_fed(images, self._type, self._shape, str(self._target))
 
 
 def float_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
@@ -244,61 +221,51 @@ def _inference_session(
     if profile_to is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile_to)
-    providers: list[Any] = [f"{target.device.upper()}ExecutionProvider"]
+    providers: list[Any] = [_provider(target)]
     if target.device == "cuda":
         settings.add_session_config_entry(_LEAVE_QDQ, "1")  # as in `float_session`: its body is FP16
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    if target.runtime == "openvino":
-        settings.add_provider_for_devices([_openvino_device()], _openvino_options(options, profile_to is not None))
-        providers = []
     try:
-        return onnxruntime.InferenceSession(engine, settings, **({"providers": providers} if providers else {}))
+        return onnxruntime.InferenceSession(engine, settings, providers=providers)
     except Exception as exc:  # the exception classes of ONNX Runtime share no other base
         first_line = str(exc).strip().splitlines()[0]
         raise BuildFailed(f"{target} refuses {engine}: {first_line}", "see 'dnexport doctor' for its version") from exc
 
 
-def _openvino_options(options: SessionOptions, profiled: bool) -> dict[str, str]:
-    config = {
-        "INFERENCE_PRECISION_HINT": options.execution.floats,
-        "INFERENCE_NUM_THREADS": str(options.threads),
-        "NUM_STREAMS": str(options.streams),
-    }
-    if profiled:
-        config["PERF_COUNT"] = "YES"
-    elif options.cache is not None:
-        config["CACHE_DIR"] = str(options.cache)
-    return {"load_config": json.dumps({"CPU": config})}
+def _provider(target: Target) -> str:
+    return f"{target.device.upper()}ExecutionProvider"
 
 
-def _openvino_device() -> "onnxruntime.OrtEpDevice":
-    import onnxruntime
-    import onnxruntime_ep_openvino
+def _kernel(event: Mapping[str, Any]) -> Kernel | None:
+    """A kernel of ONNX Runtime's profile; None for what does not matter here."""
+    args = event.get("args", {})
+    operator, read = args.get("op_name", ""), args.get("input_type_shape")
+    if not read:
+        return None
+    kind = next(iter(read[0]))
+    name, kind = event["name"].removesuffix(_KERNEL), _TYPES.get(kind, kind)
+    if operator in _REFORMATS:
+        return Kernel(name, "reformat", kind)
+    if "Conv" not in operator:
+        return None
+    shapes = [next(iter(each.values())) for each in read[1:]]
+    weight: list[int] = next((shape for shape in shapes if len(shape) == 4), [])
+    output = next(iter(args["output_type_shape"][0].values()))
+    # A quantized convolution has its weight packed away, and may write channels last.
+    macs = math.prod(weight) * math.prod(output[2:]) if weight else None
+    return Kernel(name, "convolution", kind, macs)
 
-    if not any(device.ep_name == _OPENVINO for device in onnxruntime.get_ep_devices()):
-        onnxruntime.register_execution_provider_library(_OPENVINO, onnxruntime_ep_openvino.get_library_path())
-    devices = [
-        d for d in onnxruntime.get_ep_devices() if d.ep_name == _OPENVINO and d.ep_metadata.get("ov_device") == "CPU"
-    ]
-    if not devices:
-        raise TargetUnavailable("OpenVINO finds no CPU it supports", "use --target onnxruntime:cpu")
-    return devices[0]
 
+def times_from_events(events: Iterable[Mapping[str, Any]]) -> tuple[KernelTime, ...]:
+    """The median of each kernel over the queries of a profile, `WARM_UP` queries first, in the order of the last one.
 
-def _openvino_capabilities() -> frozenset[str]:
-    return frozenset(_openvino_device().ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split())
-
-
-def _openvino_availability(version: str) -> Availability:
-    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
-        return Availability(False, "onnxruntime-ep-openvino is not installed", "pip install onnxruntime-ep-openvino")
-    try:
-        device = _openvino_device()
-    except TargetUnavailable as exc:
-        return Availability(False, exc.message, exc.remedy)
-    except Exception as exc:  # a plug-in of another ONNX Runtime version can raise anything
-        return broken("onnxruntime-ep-openvino", exc)
-    plugin = device.ep_metadata.get("version", "?").partition("+")[0]
-    return Availability(
-        True, f"{version}, OpenVINO plug-in {plugin}, {device.ep_metadata.get('FULL_DEVICE_NAME', 'CPU')}"
-    )
+    Args:
+        events: of ONNX Runtime's profile; ``dur`` is a kernel's time in one query, in microseconds.
+    """
+    queries: list[list[tuple[str, float]]] = []
+    for event in sorted(events, key=lambda event: (event["ts"], event["name"] != "model_run")):
+        if event["name"] == "model_run":
+            queries.append([])
+        elif queries and event["name"].endswith(_KERNEL):
+            queries[-1].append((event["name"].removesuffix(_KERNEL), event["dur"] / 1e3))
+    return times_from_queries(queries)

@@ -19,6 +19,14 @@ def runtime_for(target: Target) -> Runtime:
         from dnexport.runtimes.torch_eager import Torch
 
         return Torch()
+    if target.runtime == "openvino":
+        from dnexport.runtimes.openvino import OpenVino
+
+        return OpenVino()
+    if target.runtime == "null":
+        from dnexport.runtimes.null import Null
+
+        return Null()
     from dnexport.runtimes.onnxruntime import OnnxRuntime
 
     return OnnxRuntime()
@@ -42,7 +50,8 @@ def session_options(
     threads: int | None = None,
     streams: int = 1,
     cache: Path | None = None,
+    batch: int = 1,
 ) -> SessionOptions:
     """How sessions of a build run on this machine; all its threads where their number is None."""
     execution = runtime_for(target).execution(precision, target, allowed)
-    return SessionOptions(execution, threads or available_threads(), streams, cache)
+    return SessionOptions(execution, threads or available_threads(), streams, cache, batch=batch)

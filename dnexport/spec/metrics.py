@@ -211,13 +211,14 @@ class PrecisionProof(Record):
 
     Attributes:
         source: the types of the network as the builder parsed it, the kernels in the runtime's own profile of a query,
-            TensorRT's engine inspector, or the types of a PyTorch module's parameters.
+            TensorRT's engine inspector, the types of a PyTorch module's parameters, or the null runtime, which proves
+            nothing.
         conv_work: share of the convolutions' multiply-adds by type.
         reformats: kernels that only change a type or a layout; None where the source does not tell.
         statement: in words.
     """
 
-    source: Literal["parsed network", "kernel profile", "engine inspector", "module"]
+    source: Literal["parsed network", "kernel profile", "engine inspector", "module", "null runtime"]
     conv_work: dict[str, float]
     reformats: int | None
     statement: str

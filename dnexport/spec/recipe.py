@@ -34,7 +34,7 @@ WEIGHT_WORDS = ("auto", "pretrained", "random")
 DATA_WORDS = ("digits", "synthetic")
 _PATHS = ("onnx", "weights", "data", "class_names", "calibration_table")
 MULTI_STREAM_BATCH = 8  # MLPerf Inference, edge: samples of a MultiStream query
-StandIn = Literal["bf16", "f32"]
+StandIn = Literal["bf16", "f32", "int8-saturating"]
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -129,8 +129,8 @@ class Recipe(Record):
         data: ``digits`` or a folder (class folders, or ``train`` and ``val`` or ``test`` with class folders).
         precision: what the engines are asked to run in.
         targets: where they run.
-        allow_execution: what a CPU target that is named may execute in place of fp16; for int8, what may surround
-            it, or simulate it.
+        allow_execution: what a CPU target that is named may execute in place of fp16; for int8, the float type around
+            it (``bf16``), the one that simulates it (``f32``), or int8 that saturates (``int8-saturating``).
         batch: profile as ``min..opt..max``.
         input: what the engines are fed: normalised ``float32`` images, or ``uint8`` pixels as they are.
         preprocess: what the checkpoint does not say.

@@ -1,8 +1,10 @@
 """Targets: runtime, device and compute capabilities in one string.
 
-``tensorrt`` · ``tensorrt-rtx:sm86+sm89`` · ``onnxruntime:cuda`` · ``onnxruntime:cpu`` · ``openvino:cpu`` · ``torch``
+``tensorrt`` · ``tensorrt-rtx:sm86+sm89`` · ``onnxruntime:cuda`` · ``onnxruntime:cpu`` · ``openvino:cpu`` ·
+``openvino:gpu`` · ``openvino:npu`` · ``torch``
 
-``parse`` and ``str`` are inverse. ``auto`` is no target but a question; `deploy.targets` answers it.
+``parse`` and ``str`` are inverse. ``null:cpu`` is for tests (`runtimes.null`). ``auto`` is no target but a question;
+`deploy.targets` answers it.
 """
 
 import re
@@ -16,8 +18,9 @@ DEVICES = {
     "tensorrt": ("cuda",),
     "tensorrt-rtx": ("cuda",),
     "onnxruntime": ("cpu", "cuda"),
-    "openvino": ("cpu",),
+    "openvino": ("cpu", "gpu", "npu"),
     "torch": ("cpu",),
+    "null": ("cpu", "absent", "refuses", "crashes", "stuck", "nan"),
 }
 
 _CAPABILITY = re.compile(r"sm\d{2,3}")
@@ -28,7 +31,7 @@ class Target(Record):
 
     Attributes:
         runtime: one of the keys of `DEVICES`.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` (NVIDIA's GPUs), ``gpu`` or ``npu`` (Intel's); of ``null``, what it does.
         capabilities: ``("sm86", "sm89")`` for ahead-of-time plans; ascending, unique.
     """
 
@@ -75,7 +78,7 @@ class Target(Record):
     def __str__(self) -> str:
         if self.capabilities:
             return f"{self.runtime}:{'+'.join(self.capabilities)}"
-        return f"{self.runtime}:{self.device}" if self.runtime in ("onnxruntime", "openvino") else self.runtime
+        return f"{self.runtime}:{self.device}" if self.runtime in ("onnxruntime", "openvino", "null") else self.runtime
 
     @property
     def slug(self) -> str:
@@ -93,6 +96,8 @@ def example_targets() -> list[str]:
         "onnxruntime:cpu",
         "onnxruntime:cuda",
         "openvino:cpu",
+        "openvino:gpu",
+        "openvino:npu",
         "torch",
     ]
 

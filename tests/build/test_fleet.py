@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dnexport.bundle.verify import Bundle
+from tests.needs import lacking
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NETWORK = ["--arch", "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)", "--weights", "random", "--no-bench"]
@@ -19,13 +20,16 @@ def test_a_fleet_shares_everything_but_the_last_steps(run_cli: Run, tmp_path: Pa
     document = json.loads(done.stdout)
     status = {name: target["status"] for name, target in document["targets"].items()}
     rtx = "tensorrt-rtx:sm75+sm80+sm86+sm89+sm120"
-    assert status == {"tensorrt": "prepared", rtx: "built", "openvino:cpu": "validated"}
+    assert status["tensorrt"] == "prepared"
+    assert status[rtx] == ("prepared" if lacking("tensorrt-rtx") else "built")
+    assert status["openvino:cpu"] == ("prepared" if lacking("openvino:cpu") else "validated")
     assert sum(stage.startswith("export") for stage in document["stages"]) == 1
     bundle = Bundle.open(tmp_path / "b", document["digest"])
-    proof = bundle.reports[rtx].proof
-    assert proof.source == "parsed network"
-    assert proof.conv_work == {"f16": 1.0}
-    assert bundle.reports["openvino:cpu"].proof.source == "kernel profile"
+    if status[rtx] == "built":
+        assert bundle.reports[rtx].proof.source == "parsed network"
+        assert bundle.reports[rtx].proof.conv_work == {"f16": 1.0}
+    if status["openvino:cpu"] == "validated":
+        assert bundle.reports["openvino:cpu"].proof.source == "kernel profile"
     assert (tmp_path / "b" / "targets" / "tensorrt" / "model.onnx").is_file()
     again = json.loads(run_cli(*command, "--json", "-o", "b", cwd=tmp_path).stdout)
     assert all(stage["reused"] for stage in again["stages"].values())

@@ -13,15 +13,16 @@ from dnexport.errors import BudgetFailed, RecipeError, TargetUnavailable
 from dnexport.graph.contract import model_from_path
 from dnexport.graph.dense_blocks import dense_blocks
 from dnexport.measure.accuracy import snr_db
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.openvino import OpenVino
 from dnexport.spec.latency import Ratio
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.progress import Silent
 from dnexport.spec.quantization import QuantizationPlan, Trial
 from dnexport.spec.recipe import Recipe, recipe_from_values
 from dnexport.spec.target import Target
+from tests.needs import needs
 
-RTX = "tensorrt-rtx:sm86"
+RTX, NULL = "tensorrt-rtx:sm86", "null:cpu"
 
 
 def recipe(targets: list[str], **quantization: object) -> Recipe:
@@ -50,15 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def state(folder: Path) -> Bundle:
-    return build(recipe(["openvino:cpu", RTX], placement="state"), folder / "state", Silent(), bench=False).bundle
+    return build(recipe([NULL, RTX], placement="state"), folder / "state", Silent(), bench=False).bundle
 
 
 def test_the_state_is_int8_in_the_graph_and_on_each_runtime(state: Bundle) -> None:
     model = model_from_path(state.path / "model.onnx")
     held = [value.producer() for block in dense_blocks(model) for value in block.states]
     assert {_type(node) for node in held} == {"DequantizeLinear"}
-    assert state.reports[RTX].status == "built"
-    assert state.reports["openvino:cpu"].status == "validated"
+    assert state.reports[NULL].status == "validated"
     plan = QuantizationPlan.model_validate_json((state.path / "plan.json").read_bytes())
     assert plan.placement == state.manifest.calibration.placement == "state"
     assert plan.kept == frozenset()
@@ -68,15 +68,24 @@ def test_the_state_is_int8_in_the_graph_and_on_each_runtime(state: Bundle) -> No
     assert "Placement state" in (state.path / "report.html").read_text()
 
 
-def test_what_surrounds_int8_is_bf16_where_that_is_allowed(folder: Path, state: Bundle) -> None:
+@needs("tensorrt-rtx")
+def test_a_plan_is_built_of_the_state(state: Bundle) -> None:
+    assert state.reports[RTX].status == "built"
+
+
+@pytest.mark.instructions
+@needs("openvino:cpu", "vnni")
+def test_what_surrounds_int8_is_bf16_where_that_is_allowed(folder: Path) -> None:
     """Asked for or not, and as this machine can: in what is measured, and in the user's own session."""
-    allowed = recipe(["openvino:cpu"], placement="state").model_copy(update={"allow_execution": ("bf16",)})
+    asked = recipe(["openvino:cpu"], placement="state")
+    allowed = asked.model_copy(update={"allow_execution": ("bf16",)})
     found = build(allowed, folder / "bf16", Silent(), bench=False).bundle
-    offered = OnnxRuntime().execution(Precision.INT8, Target.parse("openvino:cpu"), ("bf16",))
+    without = build(asked, folder / "f32", Silent(), bench=False).bundle
+    offered = OpenVino().execution(Precision.INT8, Target.parse("openvino:cpu"), ("bf16",))
     assert found.reports["openvino:cpu"].executed_precision is offered
-    assert state.reports["openvino:cpu"].executed_precision is Execution.INT8_F32
+    assert without.reports["openvino:cpu"].executed_precision is Execution.INT8_F32
     images = found.golden().images[:8]
-    with found.session() as mixed, state.session("openvino:cpu") as plain:
+    with found.session() as mixed, without.session() as plain:
         differ = not np.array_equal(mixed(images), plain(images))
         assert differ == (offered is Execution.INT8_BF16)
         assert snr_db(plain(images), mixed(images)) > 10
@@ -87,13 +96,13 @@ def _type(node: ir.Node | None) -> str:
 
 
 def test_auto_measures_both_and_says_what_it_found(folder: Path) -> None:
-    wanted = recipe(["openvino:cpu"], placement="auto", min_snr=5)
+    wanted = recipe([NULL], placement="auto", min_snr=5)
     first = build(wanted, folder / "auto", Silent(), bench=False).bundle
     plan = QuantizationPlan.model_validate_json((first.path / "plan.json").read_bytes())
     assert [trial.placement for trial in plan.trials] == ["activation", "state"]
     assert all(trial.snr_db is not None and trial.snr_db >= 5 for trial in plan.trials)
     assert plan.trials[1].times_faster.starts[0][0] > 0
-    assert plan.measured_on == "openvino:cpu"
+    assert plan.measured_on == NULL
     assert plan.placement == choice(plan.trials)
     again = build(wanted, folder / "auto", Silent(), bench=False).bundle
     assert all(run.reused for run in again.manifest.stages.values())
@@ -101,7 +110,7 @@ def test_auto_measures_both_and_says_what_it_found(folder: Path) -> None:
 
 def test_auto_goes_on_with_the_one_that_meets_the_budget(folder: Path) -> None:
     """Holding states in int8 costs more than this budget allows, so that none of them is left in int8."""
-    wanted = recipe(["openvino:cpu"], placement="auto", min_snr=60)
+    wanted = recipe([NULL], placement="auto", min_snr=60)
     with pytest.raises(BudgetFailed, match="at least 60 dB"):
         build(wanted, folder / "none", Silent(), bench=False)
 
@@ -118,16 +127,16 @@ def test_the_state_is_chosen_only_where_its_interval_is_faster() -> None:
 
 def test_what_auto_cannot_do_is_refused(folder: Path) -> None:
     with pytest.raises(RecipeError, match="placement auto keeps the faster that meets a budget; add min_snr"):
-        recipe(["openvino:cpu"], placement="auto")
+        recipe([NULL], placement="auto")
     with pytest.raises(TargetUnavailable, match="placement auto measures on a target that runs here, and none does"):
         build(recipe([RTX], placement="auto", min_snr=5), folder / "elsewhere", Silent(), bench=False)
 
 
 def test_a_plan_of_another_placement_is_refused(state: Bundle, folder: Path) -> None:
-    wanted = recipe(["openvino:cpu"], plan=str(state.path / "plan.json"))
+    wanted = recipe([NULL], plan=str(state.path / "plan.json"))
     with pytest.raises(
         Exception, match="is of placement state, and activation is asked for; build with --placement state"
     ):
         build(wanted, folder / "planned", Silent(), bench=False)
-    again = recipe(["openvino:cpu"], plan=str(state.path / "plan.json"), placement="state")
+    again = recipe([NULL], plan=str(state.path / "plan.json"), placement="state")
     assert build(again, folder / "planned", Silent(), bench=False).bundle.manifest.calibration.placement == "state"

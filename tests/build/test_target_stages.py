@@ -12,6 +12,7 @@ from dnexport.graph.cast_float16 import CastFloat16
 from dnexport.graph.contract import PassResult
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import Recipe
+from tests.needs import needs
 
 
 class Miscast(CastFloat16):
@@ -24,6 +25,7 @@ class Miscast(CastFloat16):
         return result
 
 
+@needs("tensorrt-rtx")
 def test_a_miscast_graph_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arch = "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)"
     recipe = Recipe(name="r", arch=arch, weights="random", precision="fp16", targets=("tensorrt-rtx:sm86",))

@@ -18,8 +18,7 @@ from dnexport.spec.precision import Precision
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
 from dnexport.spec.target import Target
-
-LOCAL = ["onnxruntime:cpu", "openvino:cpu"]
+from tests.needs import LOCAL, needs
 
 
 def built(folder: Path, **values: object) -> Bundle:
@@ -28,7 +27,7 @@ def built(folder: Path, **values: object) -> Bundle:
         "arch": "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)",
         "weights": "random",
         "precision": "fp32",
-        "targets": LOCAL,
+        "targets": ["onnxruntime:cpu", "openvino:cpu"],
         "batch": "2..2..4",
         **values,
     }
@@ -123,13 +122,13 @@ def test_what_is_not_even_a_picture_is_named_by_its_type(bundle: Bundle) -> None
     assert done.stdout.splitlines() == [f"a picture is not a {each}; {remedy}" for each in named]
 
 
+@pytest.mark.parametrize("name", LOCAL)
 def test_a_home_that_cannot_be_written_is_no_reason_to_fail(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    for name in LOCAL:
-        bundle.session(name).close()
+    bundle.session(name).close()
 
 
 def test_the_bare_runtime_names_the_type_and_shape_it_takes(bundle: Bundle, pixel_bundle: Bundle) -> None:
@@ -140,6 +139,7 @@ def test_the_bare_runtime_names_the_type_and_shape_it_takes(bundle: Bundle, pixe
             session(images)
 
 
+@needs("openvino:cpu")
 def test_threads_share_a_session(bundle: Bundle) -> None:
     golden, found = bundle.golden(), {}
     with bundle.session("openvino:cpu", streams=2, threads=2) as session:
@@ -177,6 +177,7 @@ def _crash(*_: object) -> None:
     ctypes.string_at(0)
 
 
+@needs("openvino:cpu")
 def test_openvino_keeps_what_it_compiled(bundle: Bundle, cache: Path) -> None:
     bundle.session("openvino:cpu").close()
     assert list((cache / "engines").rglob("*.blob"))
@@ -185,7 +186,7 @@ def test_openvino_keeps_what_it_compiled(bundle: Bundle, cache: Path) -> None:
 def test_nothing_that_runs_here_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(TargetUnavailable, match=r"no engine of bundle .* runs here .*onnxruntime:cpu: onnxruntime is"):
-        bundle.session()
+        bundle.session("onnxruntime:cpu")
 
 
 SIDE_BY_SIDE = """

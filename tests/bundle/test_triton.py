@@ -18,6 +18,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.spec.precision import Execution
 from dnexport.spec.preprocess import Preprocess
 from tests.bundle.test_session import built
+from tests.needs import LOCAL
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,9 @@ def test_a_gpu_gets_the_plan_by_its_name(definitions: ModuleType, bundle: Bundle
 
 def test_openvino_takes_the_batch_as_a_dimension(definitions: ModuleType, bundle: Bundle, tmp_path: Path) -> None:
     """Its backend would compile for exactly ``max_batch_size``."""
-    config = parsed(definitions, bundle, "openvino:cpu", tmp_path)
+    config = parsed(
+        definitions, told(bundle, "openvino:cpu", executed_precision=Execution.F32), "openvino:cpu", tmp_path
+    )
     assert (config.platform, config.backend, config.max_batch_size) == ("", "openvino", 0)
     assert config.default_model_filename == "model.onnx"
     assert (list(config.input[0].dims), list(config.output[0].dims)) == ([-1, 3, 32, 32], [-1, 10])
@@ -143,7 +146,7 @@ def test_batches(
     assert [each.name for each in config.model_warmup] == [f"golden-{size}" for size in warm_up]
 
 
-@pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
+@pytest.mark.parametrize("target", LOCAL)
 def test_the_engine_takes_what_is_promised_and_answers_the_warm_up_right(
     definitions: ModuleType, bundle: Bundle, pixel_bundle: Bundle, tmp_path: Path, target: str
 ) -> None:

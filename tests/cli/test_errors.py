@@ -69,7 +69,7 @@ CASES = {
     "non-finite weights": (build("--weights", "nan.pth", "--arch", NAME), 3, "has 10 values in classifier.bias that are not finite"),
     "empty data": (build("--arch", NAME, "--data", "empty"), 3, "data folder {}/empty holds neither images nor class folders"),
     "missing data": (build("--arch", NAME, "--data", "nowhere"), 3, "data folder {}/nowhere does not exist"),
-    "an undecodable image": (build("--arch", SMALL, "--weights", "random", "--data", "broken", "--int8", "--target", "onnxruntime:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded: {}/broken/class3/2.png; remove them or replace them"),
+    "an undecodable image": (build("--arch", SMALL, "--weights", "random", "--data", "broken", "--int8", "--target", "null:cpu", "--calibration-images", "50"), 3, "1 image of 40 cannot be decoded: {}/broken/class3/2.png; remove them or replace them"),
     "other classes": (build("--arch", NAME, "--data", "two"), 3, "data {}/two has 2 classes and the network 10"),
     "unknown key": (build("typo.toml"), 2, "typo.toml: unknown key 'targts'; did you mean targets?"),
     "fp16 and int8": (build("--arch", NAME, "--fp16", "--int8"), 2, "--int8 already runs the rest in FP16; drop --fp16"),

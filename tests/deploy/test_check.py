@@ -20,13 +20,14 @@ from dnexport.deploy.engine import engine_from_bundle
 from dnexport.deploy.validate import parity_floor
 from dnexport.errors import UsageError
 from dnexport.runtimes.arrays import whole_batches
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.null import Null
 from dnexport.spec.precision import Execution
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
 from dnexport.spec.target import Target
+from tests.needs import local, needs
 
-RTX = "tensorrt-rtx:sm86"
+RTX, NULL = "tensorrt-rtx:sm86", "null:cpu"
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +37,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "arch": "densenet(blocks=2-2,k=8,stem=cifar,init=8,classes=10)",
         "weights": "random",
         "precision": "fp16",
-        "allow_execution": "bf16",
-        "targets": ["openvino:cpu", RTX, "tensorrt"],
+        "allow_execution": ["bf16", "f32"],
+        "targets": ["openvino:cpu", RTX, "tensorrt", NULL],
         "batch": "1..1..4",
     }
-    from dnexport.runtimes.onnxruntime import OnnxRuntime
-    from dnexport.spec.precision import Precision
-    from dnexport.spec.target import Target
-
-    here = OnnxRuntime().execution(Precision.FP16, Target.parse("openvino:cpu"))
-    recipe = recipe_from_values({**values, "allow_execution": here.value}, "test")
+    recipe = recipe_from_values(values, "test")
     return build(recipe, tmp_path_factory.mktemp("check") / "b", Silent(), bench=False).bundle
 
 
@@ -55,17 +51,25 @@ def copied(bundle: Bundle, folder: Path) -> Path:
 
 
 def test_each_target_has_a_verdict_and_a_reason(bundle: Bundle) -> None:
-    openvino, rtx, tensorrt = check_bundle(bundle, None, Silent())
-    assert (openvino.verdict, rtx.verdict, tensorrt.verdict) == ("load", "never", "never")
+    _, rtx, tensorrt, null = check_bundle(bundle, None, Silent())
+    assert (rtx.verdict, tensorrt.verdict, null.verdict) == ("never", "never", "load")
     assert rtx.reason == tensorrt.reason == "no NVIDIA GPU is here"
-    assert openvino.usable
-    assert openvino.self_test.batches == (1, 4)
-    assert openvino.self_test.samples == 8
+    assert null.usable
+    assert null.self_test.batches == (1, 4)
+    assert null.self_test.samples == 8
     assert not rtx.usable
     with pytest.raises(UsageError, match="has no target 'onnxruntime:cpu'"):
         check_bundle(bundle, "onnxruntime:cpu", Silent())
 
 
+@needs("openvino:cpu")
+def test_openvino_answers_golden_samples_at_both_batches(bundle: Bundle) -> None:
+    (checked,) = check_bundle(bundle, "openvino:cpu", Silent())
+    assert checked.usable
+    assert checked.self_test.batches == (1, 4)
+
+
+@pytest.mark.parametrize("target", [local("openvino:cpu"), NULL])
 @pytest.mark.parametrize(
     ("weight", "words"),
     [
@@ -75,17 +79,17 @@ def test_each_target_has_a_verdict_and_a_reason(bundle: Bundle) -> None:
     ],
 )
 def test_an_engine_that_computes_something_else_fails_and_says_where(
-    bundle: Bundle, tmp_path: Path, weight: str, words: str
+    bundle: Bundle, tmp_path: Path, weight: str, words: str, target: str
 ) -> None:
     """A weight is damaged; the digests are those of the damaged file."""
     path = copied(bundle, tmp_path / "damaged")
-    engine = path / "targets" / "openvino-cpu" / "model.onnx"
+    engine = path / "targets" / Target.parse(target).slug / "model.onnx"
     model = onnx.load(engine)
     (found,) = [each for each in model.graph.initializer if each.name == weight]
     found.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(found) * np.float32(-2), found.name))
     onnx.save(model, engine)
     write_manifest(path, bundle.manifest)
-    (checked,) = check_bundle(Bundle.open(path), "openvino:cpu", Silent())
+    (checked,) = check_bundle(Bundle.open(path), target, Silent())
     assert checked.verdict == "load"
     assert not checked.self_test.passed
     assert checked.self_test.snr_db < checked.self_test.floor_db
@@ -93,6 +97,7 @@ def test_an_engine_that_computes_something_else_fails_and_says_where(
     assert [tap.name for tap in checked.self_test.taps] == list(bundle.taps())
 
 
+@needs("tensorrt-rtx")
 def test_what_must_be_built_here_says_how(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from dnexport.runtimes.contract import Availability
     from dnexport.runtimes.tensorrt import TensorRT
@@ -108,6 +113,7 @@ def test_what_must_be_built_here_says_how(bundle: Bundle, monkeypatch: pytest.Mo
     assert "here is 99" in other.reason
 
 
+@needs("tensorrt-rtx")
 def test_a_plan_of_another_gpu_is_built_again_and_an_older_driver_said(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +137,29 @@ def test_a_plan_of_another_gpu_is_built_again_and_an_older_driver_said(
     assert older.warnings == ("the driver 535.183 is older than 580.65, with which the engine was built",)
 
 
+@needs("tensorrt-rtx")
+@pytest.mark.parametrize("gpu", [{"gpu": "Orin (nvgpu)", "capability": "sm87"}, {"gpu": "Orin (nvgpu)"}])
+def test_on_orin_a_version_is_named_with_its_jetpack(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, gpu: dict[str, str]
+) -> None:
+    """JetPack 7.2 on a board whose plan was built under JetPack 6; what stands for the plan is the RTX plan's file."""
+    from dnexport.runtimes.contract import Availability
+    from dnexport.runtimes.tensorrt import TensorRT
+
+    monkeypatch.setattr(TensorRT, "runs", lambda *_: Availability(True, "tensorrt 10.16.2.10"))
+    monkeypatch.setattr("dnexport.deploy.check.package_versions", lambda: {"tensorrt": "10.16.2.10"})
+    monkeypatch.setattr("dnexport.deploy.check.gpu_identity", lambda: gpu)
+    prepared = judged(bundle, "tensorrt")
+    assert (prepared.verdict, prepared.remedy) == ("rebuild", f"dnexport compile {bundle.path} --target tensorrt")
+    assert prepared.reason == ("it is prepared, not built; TensorRT 10.16.2.10 (JetPack 7.2) builds it on this board")
+    built_with = {"tensorrt": "10.3.0", **gpu}
+    report = bundle.reports[RTX].model_copy(update={"target": "tensorrt", "built_with": built_with})
+    older = judged(dataclasses.replace(bundle, reports={"tensorrt": report}), "tensorrt")
+    assert older.verdict == "rebuild"
+    assert older.reason == ("the plan is of tensorrt 10.3.0 (JetPack 6.1 and 6.2), here is 10.16.2.10 (JetPack 7.2)")
+
+
+@needs("tensorrt-rtx")
 def test_a_plan_whose_header_is_damaged_is_built_again(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,8 +176,8 @@ def test_a_plan_whose_header_is_damaged_is_built_again(
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(bundle: Bundle) -> None:
-    assert judged(bundle, "openvino:cpu", free_bytes=1000).reason.startswith("0 MB of memory are free, and about ")
-    assert judged(bundle, "openvino:cpu", free_bytes=1 << 30).verdict == "load"
+    assert judged(bundle, NULL, free_bytes=1000).reason.startswith("0 MB of memory are free, and about ")
+    assert judged(bundle, NULL, free_bytes=1 << 30).verdict == "load"
 
 
 def test_the_command_speaks_json_and_has_exit_codes(
@@ -156,7 +185,7 @@ def test_the_command_speaks_json_and_has_exit_codes(
 ) -> None:
     done = run_cli("check", str(bundle.path), "--json", cwd=bundle.path.parent)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["openvino:cpu"]["self_test"]["passed"]
+    assert json.loads(done.stdout)[NULL]["self_test"]["passed"]
     done = run_cli("check", str(bundle.path), "--target", RTX, cwd=bundle.path.parent)
     assert done.returncode == 4
     assert "no NVIDIA GPU is here" in done.stdout
@@ -170,16 +199,16 @@ def test_samples_fill_the_largest_batch() -> None:
 
 def test_the_floor_is_of_the_arithmetic_that_runs_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built where bf16 is, tried where it is not; and the other way round, where 100 dB were measured."""
-    target = Target.parse("openvino:cpu")
-    engine, report = engine_from_bundle(bundle, target), bundle.reports["openvino:cpu"]
+    target = Target.parse(NULL)
+    engine, report = engine_from_bundle(bundle, target), bundle.reports[NULL]
     measured = report.accuracy.snr_db
     assert _floor(report, engine, trained=False) == measured - 6
     f32 = report.model_copy(update={"executed_precision": Execution.F32})
     f32 = f32.model_copy(update={"accuracy": report.accuracy.model_copy(update={"snr_db": 108.0})})
-    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.BF16)
+    monkeypatch.setattr(Null, "execution", lambda *_: Execution.BF16)
     assert _floor(f32, engine, trained=True) == parity_floor(Execution.BF16, trained=True)
-    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.F32)
+    monkeypatch.setattr(Null, "execution", lambda *_: Execution.F32)
     assert _floor(f32, engine, trained=True) == 102
     graph = report.model_copy(update={"accuracy": None, "graph_accuracy": f32.accuracy})
-    monkeypatch.setattr(OnnxRuntime, "execution", lambda *_: Execution.F16)
+    monkeypatch.setattr(Null, "execution", lambda *_: Execution.F16)
     assert _floor(graph, engine, trained=True) == parity_floor(Execution.F16, trained=True)

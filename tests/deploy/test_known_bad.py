@@ -15,8 +15,8 @@ TENSORRT, OPENVINO = Target.parse("tensorrt"), Target.parse("openvino:cpu")
         (TENSORRT, Precision.FP16, "10.3.0.26", None),
         (TENSORRT, Precision.FP16, "11.2.10", None),
         (TENSORRT, Precision.FP16, "11.4.1", None),
-        (OPENVINO, Precision.INT8, "1.8.1", "miscomputes some INT8 graphs"),
-        (OPENVINO, Precision.FP16, "1.8.1", None),
+        (OPENVINO, Precision.INT8, "2026.4.1", "miscomputes some INT8 graphs"),
+        (OPENVINO, Precision.FP16, "2026.4.1", None),
     ],
 )
 def test_a_version_that_is_known_is_warned_of(

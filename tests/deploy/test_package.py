@@ -28,7 +28,12 @@ __all__ = ["bundle"]
 
 
 def trained(bundle: Bundle, path: Path, *, recipe: dict[str, Any] | None = None, **reports: dict[str, Any]) -> Bundle:
-    """A copy that says it is trained, and what else is said of its recipe and, by slug, of its targets."""
+    """A copy that says it is trained, and what else is said of its recipe and, by slug, of its targets.
+
+    OpenVINO's engine is the lowered graph, which is there where OpenVINO is not.
+    """
+    reports = {"openvino_cpu": {}, **reports}
+    reports["openvino_cpu"] = {"status": "built", "file": GRAPH, **reports["openvino_cpu"]}
     shutil.copytree(bundle.path, path)
     manifest, targets = bundle.manifest, dict(bundle.manifest.targets)
     for name, update in reports.items():
@@ -37,7 +42,7 @@ def trained(bundle: Bundle, path: Path, *, recipe: dict[str, Any] | None = None,
         folder, targets[target] = path / "targets" / slug, slug
         folder.mkdir(exist_ok=True)
         report = bundle.reports.get(target, TargetReport(target=target, status="built")).model_copy(update=update)
-        if report.file:
+        if report.file and not (path / report.file).exists():
             (path / report.file).write_bytes(b"an engine")
         (folder / "report.json").write_text(report.model_dump_json())
     weights = manifest.weights.model_copy(update={"trained": True})
@@ -46,6 +51,7 @@ def trained(bundle: Bundle, path: Path, *, recipe: dict[str, Any] | None = None,
     return Bundle.open(path)
 
 
+GRAPH = "targets/openvino-cpu/model.onnx"
 PLAN = {"status": "built", "file": "targets/tensorrt/engine.plan", "built_with": {"tensorrt": "10.9"}}
 CUDA = {"file": "targets/onnxruntime-cuda/model.onnx"}
 

@@ -4,8 +4,8 @@ from dnexport.deploy.targets import chosen_targets
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.runtimes.contract import Availability
 from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.openvino import OpenVino
 from dnexport.runtimes.tensorrt import TensorRT
-from dnexport.spec.precision import Execution
 from dnexport.spec.recipe import Recipe
 
 NO = Availability(False, "not here", "get it")
@@ -32,19 +32,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> object:
         openvino: bool = False,
         onnxruntime: bool = False,
         bf16: bool = True,
+        saturates: bool = False,
     ) -> None:
-        have = {"tensorrt": tensorrt, "tensorrt-rtx": rtx, "openvino": openvino}
+        have = {"tensorrt": tensorrt, "tensorrt-rtx": rtx}
         monkeypatch.setattr(TensorRT, "builds", lambda _, t: YES if have[t.runtime] else NO)
-        monkeypatch.setattr(
-            OnnxRuntime,
-            "runs",
-            lambda _, t: YES if (openvino if t.runtime == "openvino" else onnxruntime and t.device == "cpu") else NO,
-        )
-        monkeypatch.setattr(
-            OnnxRuntime,
-            "execution",
-            lambda _, p, t, allowed=(): Execution.BF16 if bf16 and t.runtime == "openvino" else Execution.F32,
-        )
+        monkeypatch.setattr(OnnxRuntime, "runs", lambda _, t: YES if onnxruntime and t.device == "cpu" else NO)
+        monkeypatch.setattr(OpenVino, "runs", lambda _, t: YES if openvino and t.device == "cpu" else NO)
+        monkeypatch.setattr("dnexport.runtimes.openvino._saturates", lambda: saturates)
+        capabilities = frozenset({"FP32", "BF16"} if bf16 else {"FP32"})
+        monkeypatch.setattr("dnexport.runtimes.openvino._capabilities", lambda: capabilities)
 
     return make
 
@@ -77,26 +73,50 @@ def test_nothing_at_all_is_refused(machine: object) -> None:
         chosen("fp16")
 
 
-def test_a_gpu_target_that_is_not_here_is_prepared_and_said_to_be(machine: object) -> None:
-    machine(onnxruntime=True)
-    recipe = Recipe(name="r", arch="densenet121", targets=("tensorrt", "onnxruntime:cuda"))
-    found = chosen_targets(recipe)
-    assert [(c.action, c.reason) for c in found] == [("prepare", "not here")] * 2
+ALL = (
+    "tensorrt",
+    "tensorrt-rtx:sm86",
+    "onnxruntime:cuda",
+    "onnxruntime:cpu",
+    "openvino:cpu",
+    "openvino:gpu",
+    "null:absent",
+)
 
 
-def test_other_targets_that_are_not_here_are_refused(machine: object) -> None:
-    machine(onnxruntime=True)
-    for target in ("openvino:cpu", "tensorrt-rtx:sm86"):
-        with pytest.raises(TargetUnavailable, match=f"target {target} cannot work here: not here; get it"):
-            chosen("fp16", target)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_every_target_that_is_not_here_is_prepared_and_said_to_be(machine: object, precision: str) -> None:
+    """The lowering needs no runtime, and what the device executes is not known here."""
+    machine()
+    found = chosen_targets(Recipe(name="r", arch="densenet121", precision=precision, targets=ALL))
+    assert [c.action for c in found] == ["prepare"] * len(ALL)
+    assert {c.reason for c in found} == {"not here; get it", "it is not here, as ordered"}
 
 
 def test_one_that_is_refused_does_not_lose_the_others(machine: object) -> None:
     machine(onnxruntime=True)
-    recipe = Recipe(name="r", arch="densenet121", precision="fp32", targets=("openvino:cpu", "onnxruntime:cpu"))
+    recipe = Recipe(name="r", arch="densenet121", precision="fp32", targets=("openvino:npu", "onnxruntime:cpu"))
     refused, built = chosen_targets(recipe)
     assert (refused.action, built.action) == ("refuse", "build")
-    assert str(refused.refused) == "target openvino:cpu cannot work here: not here; get it"
+    assert str(refused.refused) == "target openvino:npu computes no FP32: NPUs compute in float16; build --fp16"
+
+
+def test_int8_that_is_not_int8_must_be_allowed_by_name_before_anything_is_calibrated(machine: object) -> None:
+    machine(openvino=True, onnxruntime=True, saturates=True)
+    with pytest.raises(
+        UsageError,
+        match=r"target openvino:cpu would execute int8 as int8-saturating\+f32, since this processor adds pairs of int8"
+        r" products in 16 bits, which saturate; say --allow-execution int8-saturating if that is meant",
+    ):
+        chosen("int8", "openvino:cpu")
+    with pytest.raises(UsageError, match=r"onnxruntime:cpu would execute int8 as f32; say --allow-execution f32"):
+        chosen("int8", "onnxruntime:cpu")
+    assert chosen("int8", "openvino:cpu", allow="int8-saturating") == [("openvino:cpu", "build", False)]
+    assert chosen("int8", "onnxruntime:cpu", allow="f32") == [("onnxruntime:cpu", "build", False)]
+    assert chosen("int8") == [OPENVINO], "a companion is labelled with what it executes"
+    machine(openvino=True)
+    assert chosen("int8", "openvino:cpu") == [("openvino:cpu", "build", False)]
+    assert chosen("int8", "openvino:cpu", allow="bf16") == [("openvino:cpu", "build", False)]
 
 
 def test_a_cpu_stand_in_for_fp16_must_be_allowed_by_name(machine: object) -> None:
@@ -106,7 +126,7 @@ def test_a_cpu_stand_in_for_fp16_must_be_allowed_by_name(machine: object) -> Non
     ):
         chosen("fp16", "openvino:cpu")
     with pytest.raises(
-        UsageError, match="executes f32 on this machine, and bf16 was allowed; say --allow-execution f32"
+        UsageError, match="executes fp16 as f32 on this machine, and bf16 was allowed; say --allow-execution f32"
     ):
         chosen("fp16", "onnxruntime:cpu", allow="bf16")
     assert chosen("fp16", "openvino:cpu", allow="bf16") == [("openvino:cpu", "build", False)]

@@ -12,7 +12,7 @@ from dnexport.graph.quantize_state import QuantizeState
 from dnexport.measure.parts import OTHER, part_times
 from dnexport.runtimes.contract import KernelTime, SessionOptions
 from dnexport.runtimes.kernel_profile import known_name
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.latency import PartTime
 from dnexport.spec.metrics import PartCensus, Product
 from dnexport.spec.precision import Precision
@@ -104,17 +104,17 @@ def lowered(path: Path, precision: Precision, target: Target) -> ir.Model:
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
-@pytest.mark.parametrize("name", ["onnxruntime:cpu", "openvino:cpu"])
+@pytest.mark.instructions
+@pytest.mark.parametrize("name", LOCAL)
 def test_real_profiles_by_part(name: str, precision: Precision, tiny_graph: Path, tmp_path: Path) -> None:
     """Every convolution is found in its part; what has no name is little, and nothing is lost."""
     target = Target.parse(name)
     model = lowered(tiny_graph, precision, target)
     save_model(model, tmp_path / "model.onnx")
     census = census_from_model(model)
-    options = SessionOptions(OnnxRuntime().execution(precision, target), 2)
-    kernels = (
-        OnnxRuntime().load(tmp_path / "model.onnx", target, options).kernel_times(np.zeros((4, 3, 16, 16), np.float32))
-    )
+    runtime = runtime_for(target)
+    session = runtime.load(tmp_path / "model.onnx", target, SessionOptions(runtime.execution(precision, target), 2))
+    kernels = session.kernel_times(np.zeros((4, 3, 16, 16), np.float32))
     assert kernels is not None
     assert all(each.ms >= 0 for each in kernels)
     times = by_part(part_times(kernels, census.parts))

@@ -21,13 +21,14 @@ from dnexport.models.condensenet import CondenseNet, LearnedGroupConv, converted
 from dnexport.models.export import compare_graphs, reference_logits
 from dnexport.models.zoo import module_from_arch, module_from_seed
 from dnexport.runtimes.contract import BuildOptions
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.archs import NAMED, AnyArch, CondenseNetArch
 from dnexport.spec.precision import Precision
 from dnexport.spec.profile import Profile
 from dnexport.spec.progress import Silent
 from dnexport.spec.quantization import CalibrationSet, Placement, Quantization
 from dnexport.spec.target import Target
+from tests.needs import LOCAL, lacking
 from tests.networks import FAMILY, check_arithmetic
 from tests.networks import FAMILY_PREPROCESS as PREPROCESS
 
@@ -101,17 +102,20 @@ def batch(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("form", ["fp32", "fp16", "int8", "int8 state"])
-@pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
+@pytest.mark.parametrize("target", LOCAL)
+@pytest.mark.instructions
 def test_engines_are_the_network(name: str, form: str, target: str, graphs: dict, tmp_path: Path) -> None:
     path, module = graphs[name]
     model, precision = model_from_path(path), Precision(form.split()[0])
+    if precision is Precision.INT8 and target == "openvino:cpu" and (reason := lacking("vnni")):
+        pytest.skip(f"needs vnni: {reason}")
     if precision is Precision.INT8:
         model = quantized(path, "state" if "state" in form else "activation", tmp_path / "prepared.onnx")
         assert census_from_model(model).conv_macs_by_precision == {"int8": pytest.approx(1.0)}
     parsed = Target.parse(target)
     apply(passes_for(precision, parsed), model)
     save_model(model, tmp_path / "model.onnx")
-    OnnxRuntime().compile(tmp_path / "model.onnx", tmp_path, parsed, BuildOptions(Profile(), precision))
+    runtime_for(parsed).compile(tmp_path / "model.onnx", tmp_path, parsed, BuildOptions(Profile(), precision))
     images = batch(32, seed=3)
     samples = Samples(lambda _: [images], 32, reference_logits(module, images), torch.full((32,), -1).numpy(), 8)
     engine = Engine(parsed, tmp_path / "model.onnx", precision)

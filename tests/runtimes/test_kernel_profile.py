@@ -5,8 +5,8 @@ import pytest
 
 from dnexport.errors import BadInput
 from dnexport.runtimes.contract import SessionOptions
-from dnexport.runtimes.kernel_profile import PROFILED, WARM_UP, known_name, openvino_times, own_times
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.kernel_profile import PROFILED, WARM_UP, known_name
+from dnexport.runtimes.onnxruntime import OnnxRuntime, times_from_events
 from dnexport.spec.precision import Execution
 from dnexport.spec.target import Target
 
@@ -24,28 +24,9 @@ def own_events() -> list[dict[str, Any]]:
     return events[::-1]
 
 
-def openvino_events() -> list[dict[str, Any]]:
-    """As plug-in 1.8 tells them: a kernel's duration is its mean over all queries so far, its start is true."""
-    events, now = [], 0
-    for query, (first, second) in enumerate(TIMES):
-        means = [sum(each[kernel] for each in TIMES[: query + 1]) / (query + 1) for kernel in (0, 1)]
-        args = {"ov_exec_type": "jit_f32", "ort_correlation_id": str(query)}
-        events.append({"name": "OV::conv", "ts": now, "dur": means[0], "args": args})
-        events.append({"name": "OV::logits", "ts": now + first, "dur": means[1], "args": args})
-        now += first + second + 100
-    return [{"name": "model_run", "ts": 0, "dur": now, "args": {}}, *events]
-
-
 def test_the_median_of_each_kernel_without_the_first_queries() -> None:
     assert len(TIMES) == WARM_UP + PROFILED
-    assert own_times(own_events()) == ((("conv",), 0.030), (("pool",), 0.010))
-
-
-def test_openvino_s_means_over_all_queries_are_not_taken_for_times() -> None:
-    (conv, conv_ms), (last, last_ms) = openvino_times(openvino_events())
-    assert (conv, last) == (("conv",), ("logits",))
-    assert conv_ms == pytest.approx(0.030)
-    assert last_ms == pytest.approx(0.010)
+    assert times_from_events(own_events()) == ((("conv",), 0.030), (("pool",), 0.010))
 
 
 @pytest.mark.parametrize(

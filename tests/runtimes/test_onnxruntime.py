@@ -1,4 +1,3 @@
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,16 @@ from dnexport.spec.profile import Profile
 from dnexport.spec.target import Target
 from tests.networks import TINY_PREPROCESS, tiny_pixels
 
-LOCAL = ["onnxruntime:cpu", "openvino:cpu"]
+TARGET = Target.parse("onnxruntime:cpu")
 
 
 def images(count: int = 6) -> np.ndarray:
     return input_from_pixels(tiny_pixels(count, seed=5), TINY_PREPROCESS)
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_fp32_is_executed_as_f32(name: str, tiny_graph: Path, tmp_path: Path) -> None:
-    target = Target.parse(name)
-    compiled = OnnxRuntime().compile(tiny_graph, tmp_path, target, BuildOptions(Profile(), Precision.FP32))
-    session = OnnxRuntime().load(compiled.engine, target, SessionOptions(Execution.F32, 2))
+def test_fp32_is_executed_as_f32(tiny_graph: Path, tmp_path: Path) -> None:
+    compiled = OnnxRuntime().compile(tiny_graph, tmp_path, TARGET, BuildOptions(Profile(), Precision.FP32))
+    session = OnnxRuntime().load(compiled.engine, TARGET, SessionOptions(Execution.F32, 2))
     snr = snr_db(graph_logits(tiny_graph, images()), session(images()))
     assert snr is None or snr > 90
     executed = session.executed({})
@@ -35,32 +32,10 @@ def test_fp32_is_executed_as_f32(name: str, tiny_graph: Path, tmp_path: Path) ->
     assert "types of the" in executed.proof.statement
 
 
-def test_a_hint_is_read_back_from_the_kernels(tiny_graph: Path) -> None:
-    target = Target.parse("openvino:cpu")
-    offered = OnnxRuntime().execution(Precision.FP16, target)
-    session = OnnxRuntime().load(tiny_graph, target, SessionOptions(offered, 2))
-    assert session.executed({}).execution is offered
-
-
-def test_the_float_around_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is f32 unless bf16 is allowed, on a runtime and a processor that have it."""
-    openvino, own = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
-    execution = functools.partial(OnnxRuntime().execution, Precision.INT8)
-    monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32", "BF16"}))
-    assert execution(openvino) is execution(openvino, ["f32"]) is execution(own, ["bf16"]) is Execution.INT8_F32
-    assert execution(openvino, ["f32", "bf16"]) is Execution.INT8_BF16
-    half = functools.partial(OnnxRuntime().execution, Precision.FP16, openvino)
-    assert half() is half(["bf16"]) is Execution.BF16
-    assert half(["f32"]) is Execution.F32, "what was allowed where the bundle was built is what a device keeps to"
-    monkeypatch.setattr("dnexport.runtimes.onnxruntime._openvino_capabilities", lambda: frozenset({"FP32"}))
-    assert execution(openvino, ["bf16"]) is Execution.INT8_F32
-
-
-@pytest.mark.parametrize("name", LOCAL)
-def test_a_file_that_is_no_graph_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(BuildFailed, match=f"{name} refuses .*model.onnx"):
-        OnnxRuntime().load(tmp_path / "model.onnx", Target.parse(name), SessionOptions(Execution.F32, 1))
+    with pytest.raises(BuildFailed, match=r"onnxruntime:cpu refuses .*model\.onnx"):
+        OnnxRuntime().load(tmp_path / "model.onnx", TARGET, SessionOptions(Execution.F32, 1))
 
 
 def test_a_device_that_is_not_here_is_refused(tiny_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +99,7 @@ def test_a_mixed_engine_is_named_after_most_of_its_work(tmp_path: Path) -> None:
         weight_type=QuantType.QInt8,
         nodes_to_exclude=["small_conv"],
     )
-    session = OnnxRuntime().load(path, Target.parse("onnxruntime:cpu"), SessionOptions(Execution.INT8_F32, 2))
+    session = OnnxRuntime().load(path, TARGET, SessionOptions(Execution.INT8_F32, 2))
     executed = session.executed({"big_conv": 64 * 64 * 9 * 256, "small_conv": 4 * 64 * 256})
     assert executed.execution is Execution.INT8_F32
     assert executed.proof.conv_work["int8"] > 0.95

@@ -18,13 +18,16 @@ from dnexport.graph.passes_for import passes_for
 from dnexport.graph.quantize_state import QuantizeState
 from dnexport.measure.accuracy import snr_db
 from dnexport.runtimes.contract import SessionOptions
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.registry import open_session
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.quantization import Range
 from dnexport.spec.target import Target
 from tests.graph.test_insert_qdq import table, table_of_all
 from tests.graph.test_pad_groups import grouped
 from tests.graph.texts import model_from_text, random
+from tests.needs import needs
+
+pytestmark = [needs("openvino:cpu", "vnni"), pytest.mark.instructions]
 
 OPENVINO, OWN = Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu")
 
@@ -57,11 +60,8 @@ def pattern(*, bias: bool = False) -> ir.Model:
 def agreement(model: ir.Model, folder: Path) -> float:
     save_model(model, folder / "model.onnx")
     images = random(64, 4, 8, 8, seed=8)
-    runtime = OnnxRuntime()
-    answers = [
-        runtime.load(folder / "model.onnx", target, SessionOptions(Execution.INT8_F32, 2))(images)
-        for target in (OWN, OPENVINO)
-    ]  # fmt: skip
+    options = SessionOptions(Execution.INT8_F32, 2)
+    answers = [open_session(folder / "model.onnx", target, options)(images) for target in (OWN, OPENVINO)]
     snr = snr_db(answers[0], answers[1])
     return np.inf if snr is None else snr
 
