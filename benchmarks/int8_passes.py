@@ -18,7 +18,7 @@ from dnexport.build.pipeline import build
 from dnexport.bundle.verify import Bundle
 from dnexport.errors import ParityFailed
 from dnexport.runtimes.contract import SessionOptions
-from dnexport.runtimes.onnxruntime import OnnxRuntime
+from dnexport.runtimes.registry import open_session
 from dnexport.spec.precision import Execution
 from dnexport.spec.progress import Silent
 from dnexport.spec.recipe import recipe_from_values
@@ -64,7 +64,7 @@ def built(
         "data": data,
         "precision": "int8",
         "targets": ["onnxruntime:cpu", "openvino:cpu"],
-        "allow_execution": "f32",  # ONNX Runtime simulates int8 in float
+        "allow_execution": ["f32", "int8-saturating"],  # ONNX Runtime simulates int8 in float
         "calibration": {"count": images, **observer},
         "quantization": quantization,
     }
@@ -76,7 +76,7 @@ def built(
 def query(bundle: Bundle) -> Callable[[], None]:
     engine = bundle.engine("openvino:cpu")
     assert engine is not None
-    session = OnnxRuntime().load(engine, Target.parse("openvino:cpu"), SessionOptions(Execution.INT8_F32, 2))
+    session = open_session(engine, Target.parse("openvino:cpu"), SessionOptions(Execution.INT8_F32, 2))
     size = bundle.manifest.preprocess.input_size
     x = np.random.default_rng(0).standard_normal((1, bundle.manifest.arch.channels, *size)).astype(np.float32)
 

@@ -15,20 +15,25 @@ from dnexport.models.zoo import module_from_seed
 from dnexport.spec.archs.densenet import DenseNetArch
 from dnexport.spec.report import report_from_file
 from tests.bundle.test_session import built
+from tests.needs import needs
 
 LARGEST_MB = 200
 
 
-@pytest.fixture(scope="module")
-def device(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The environment's Python."""
-    folder = tmp_path_factory.mktemp("device") / "env"
+def environment(folder: Path, root: Path, runtime: str) -> Path:
+    """The Python of a new environment with the base install and one runtime."""
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     constraints = ["--constraint", str(root / "constraints.txt")]
-    subprocess.run([*pip, *constraints, str(root), "onnxruntime"], check=True, capture_output=True)
+    subprocess.run([*pip, *constraints, str(root), runtime], check=True, capture_output=True)
     return python
+
+
+@pytest.fixture(scope="module")
+def device(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A device with ONNX Runtime."""
+    return environment(tmp_path_factory.mktemp("device") / "env", root, "onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle:
     checked = json.loads(found.stdout)
     assert checked["onnxruntime:cpu"]["self_test"]["passed"]
     assert checked["openvino:cpu"]["verdict"] == "never"
-    assert "onnxruntime-ep-openvino is not installed" in checked["openvino:cpu"]["reason"]
+    assert "openvino is not installed" in checked["openvino:cpu"]["reason"]
     for command in (
         ["compile", "--target", "onnxruntime:cpu"],
         ["validate", "--target", "onnxruntime:cpu"],
@@ -82,6 +87,22 @@ def test_it_checks_compiles_validates_measures_and_answers(device: Path, bundle:
     page = run(device, "bench", str(bundle.path), "-o", str(tmp_path / "bench.html"))
     assert page.returncode == 4
     assert "a page needs jinja2 and matplotlib, which are not installed; pip install jinja2 matplotlib" in page.stderr
+    Image.fromarray(bundle.golden().images[0]).save(tmp_path / "a.png")
+    answer = run(device, "predict", str(bundle.path), str(tmp_path / "a.png"), "--json")
+    assert answer.returncode == 0, answer.stderr
+    best = json.loads(answer.stdout)[str(tmp_path / "a.png")][0]["name"]
+    assert best == bundle.manifest.class_names[bundle.golden().logits[0].argmax()]
+
+
+@needs("openvino:cpu")
+def test_openvino_alone_is_enough(root: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """Its package and the base install: no ONNX Runtime."""
+    device = environment(tmp_path / "env", root, "openvino")
+    found = run(device, "check", str(bundle.path), "--json")
+    assert found.returncode == 0, found.stderr
+    checked = json.loads(found.stdout)
+    assert checked["openvino:cpu"]["self_test"]["passed"]
+    assert checked["onnxruntime:cpu"]["reason"] == "onnxruntime is not installed"
     Image.fromarray(bundle.golden().images[0]).save(tmp_path / "a.png")
     answer = run(device, "predict", str(bundle.path), str(tmp_path / "a.png"), "--json")
     assert answer.returncode == 0, answer.stderr

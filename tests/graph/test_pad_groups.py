@@ -14,7 +14,9 @@ from tests.graph.texts import images, model_from_text, operators, random
 Evaluate = Callable[[ir.Model, np.ndarray], np.ndarray]
 
 
-def grouped(channels: int, *, gather: bool, groups: int = 2, kernel: int = 1, shared: bool = False) -> ir.Model:
+def grouped(
+    channels: int, *, gather: bool, groups: int = 2, kernel: int = 1, shared: bool = False, hi: float = 4
+) -> ir.Model:
     """Gather, norm, ReLU, quantized grouped convolution, as in a CondenseNet; or without the gather."""
     first = (
         "x = Gather<axis=1>(input, i)\n n = BatchNormalization(x, g, b, m, v)\n r = Relu(n)"
@@ -38,7 +40,7 @@ def grouped(channels: int, *, gather: bool, groups: int = 2, kernel: int = 1, sh
         constants["w2"] = random(8, channels, 1, 1, seed=6) * np.float32(0.1)
     used = constants if gather else {name: constants[name] for name in ("w", "w2") if name in constants}
     model = model_from_text(body, used, channels=4 if gather else wide, out="[batch, 8]")
-    apply((InsertQdq(table({"r": Range(lo=0, hi=4)})),), model)
+    apply((InsertQdq(table({"r": Range(lo=0, hi=hi)})),), model)
     return model
 
 
