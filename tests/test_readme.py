@@ -22,7 +22,7 @@ ELSEWHERE = {
     "make format": "rewrites files",
     "pip install '.[host,cpu]'": "the Makefile installs these extras",
     "pip install '.[host,gpu]'": "run nowhere: it needs a GPU",
-    "pip install '.' onnxruntime": "tests/test_device.py installs it",
+    "pip install '.' openvino": "tests/test_device.py installs it",
     "pip install '.[rtx]'": "run nowhere: it needs a GPU",
     "dnexport build --weights model.safetensors --fp16 --target @jetson-orin --target @rtx --target openvino:cpu --allow-execution bf16 --allow-execution f32": "benchmarks/headline.py builds a fleet, tests/build/test_fleet.py a small one",
     "dnexport package engines/built/model-fp16 --format tar -o model-fp16.tar": "tests/test_device.py packs and unpacks",
