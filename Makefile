@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # PyTorch's and OpenMP's idle threads spin by default and would slow whatever else runs.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-instructions arm64 lint format clean
 
 demo: .venv/demo
 	$(BIN)/dnexport train --data digits --arch densenet-bc-40-12 --output $(BUILT)/digits.safetensors --resume
@@ -23,6 +23,14 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
+
+# Runs a device install on emulated aarch64 Linux: as root, on Debian 12 or newer; it takes a while.
+arm64: .venv/demo
+	tests/arm64/run.sh
+
+# What computes INT8 or runs on OpenVINO; ONEDNN_MAX_CPU_ISA=AVX2 before it takes instructions away.
+test-instructions: .venv/dev
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "instructions and not alone"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
