@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import platform
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from dnexport.runtimes.contract import SessionOptions
 from dnexport.runtimes.gpu import gpu_identity
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import open_session, runtime_for, session_options
-from dnexport.spec.precision import Execution
+from dnexport.spec.precision import SATURATION, Execution
 from dnexport.spec.record import digest_from_file, nearest
 from dnexport.spec.target import Target
 
@@ -55,7 +55,7 @@ class BundleSession:
     def __init__(
         self, bundle: "Bundle", target: str | None = None, *, threads: int | None = None, streams: int = 1
     ) -> None:
-        self.target = runnable_target(bundle, target, unjudged=saturates_unjudged)
+        self.target = runnable_target(bundle, target, judged=True)
         recipe = bundle.manifest.recipe
         self._preprocess, self._profile = bundle.manifest.preprocess, recipe.profile
         engine = bundle.engine(str(self.target))
@@ -178,21 +178,16 @@ def saturates_unjudged(bundle: "Bundle", target: Target) -> str | None:
         return None
     if saturating.stand_in in recipe.allow_execution or report.executed_precision is saturating:
         return None
-    return (
-        "int8 saturates on this processor, which adds pairs of int8 products in 16 bits, and what that costs was not"
-        " measured"
-    )
+    return f"int8 saturates: {SATURATION}, and what that costs was not measured"
 
 
-def runnable_target(
-    bundle: "Bundle", name: str | None, unjudged: "Callable[[Bundle, Target], str | None] | None" = None
-) -> Target:
+def runnable_target(bundle: "Bundle", name: str | None, *, judged: bool = False) -> Target:
     """The named target of a bundle, or the first whose engine runs on this machine.
 
     Args:
         bundle: verified.
         name: of the target; None for the first.
-        unjudged: tells why one that runs may not answer all the same.
+        judged: leave out engines that saturate here, where that was neither allowed nor measured.
 
     Raises:
         UsageError: the bundle has no engine for that name.
@@ -208,7 +203,7 @@ def runnable_target(
     for text in built:
         target = Target.parse(text)
         availability = runtime_for(target).runs(target)
-        against = None if unjudged is None or not availability.usable else unjudged(bundle, target)
+        against = saturates_unjudged(bundle, target) if judged and availability.usable else None
         if availability.usable and against is None:
             return target
         refused.append(f"{text}: {against or availability.reason}")
@@ -232,7 +227,7 @@ def _try_once(engine: Path, digest: str, target: Target, options: SessionOptions
     mark = marks / hashlib.sha256(repr(identity).encode()).hexdigest()[:32] if marks is not None else None
     if mark is not None and mark.exists():
         return
-    with Worker(f"loading {target}", env=runtime.environment(target), threads=options.threads) as worker:
+    with Worker(f"loading {target}", env=runtime.environment(target)) as worker:
         worker.create(open_session, engine, target, options)
         worker.method("values", images)
     if mark is not None:

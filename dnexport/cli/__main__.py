@@ -1,6 +1,6 @@
 """The program's first module: the script ``dnexport``, ``python -m dnexport`` and ``python -m dnexport.cli``.
 
-It takes Ctrl-C in hand and looks at the system before it imports anything else. From here on an interrupt is one
+It handles Ctrl-C and looks at the system before it imports anything else. From here on an interrupt is one
 sentence and exit code 130, wherever it arrives: in an import, in the options, or in a command, whose ``terminal`` has a
 handler of its own.
 """
@@ -55,7 +55,7 @@ def _leave() -> None:
 
 
 def _refuse_other_systems() -> None:
-    """Before packages are imported that may not exist for the system; help and the version are had everywhere."""
+    """Before packages are imported that may not exist for the system; help and the version work everywhere."""
     import platform
 
     system, machine = sys.platform, platform.machine()

@@ -191,7 +191,7 @@ def _handle_interrupts(handler: Callable[[int, object], None]) -> None:
 
 
 def _too_late(number: int, _: object) -> None:
-    """The command has ended, and how has been said."""
+    """The command has already reported its outcome."""
 
 
 def _close_stdout() -> None:

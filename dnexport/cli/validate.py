@@ -48,7 +48,7 @@ def validate(
         ]
         view.table(["Target", "Executed", "Agreement", "Against PyTorch"], rows)
         for name, each in found.items():
-            for note in accuracy_notes(each.accuracy):
+            for note in (*each.notes, *accuracy_notes(each.accuracy)):
                 view.say(f"  {name}: {note}")
         show_judgements(view, judged)
         if output is not None:

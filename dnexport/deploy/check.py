@@ -17,6 +17,7 @@ from dnexport.deploy.compile import build_options
 from dnexport.deploy.engine import Engine, engine_from_bundle
 from dnexport.deploy.known_bad import package_of, warnings_about
 from dnexport.deploy.taps import taps_of_engine
+from dnexport.deploy.targets import stand_in_refusal
 from dnexport.deploy.validate import INT8_PARITY_FLOOR_DB, parity_floor
 from dnexport.errors import DnexportError
 from dnexport.measure.accuracy import snr_db
@@ -74,17 +75,22 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
         name: of the target.
         free_bytes: of memory; as the system tells where it is None.
     """
-    target, report = Target.parse(name), bundle.reports[name]
+    target, report, recipe = Target.parse(name), bundle.reports[name], bundle.manifest.recipe
     runtime = runtime_for(target)
     runs = runtime.runs(target)
     if not runs.usable:
         return Checked(target=name, verdict="never", reason=runs.reason, remedy=runs.remedy)
     compiling = f"dnexport compile {bundle.path} --target {name}"
+    unjudged = saturates_unjudged(bundle, target)
+    refusal = None if report.companion else stand_in_refusal(target, recipe.precision, recipe.allow_execution)
+    if refusal is not None and (report.file is None or unjudged):
+        remedy = f"build the bundle again: {refusal.remedy}"
+        return Checked(target=name, verdict="never", reason=refusal.message, remedy=remedy)
     if report.file is None:
         reason = f"it is {report.status}, not built{_builder_on_orin(target)}"
         return Checked(target=name, verdict="rebuild", reason=reason, remedy=compiling)
-    if (unjudged := saturates_unjudged(bundle, target)) is not None:
-        return Checked(target=name, verdict="rebuild", reason=unjudged, remedy=_judging(bundle, name))
+    if unjudged:
+        return Checked(target=name, verdict="rebuild", reason=unjudged, remedy=compiling)
     free = _free_bytes() if free_bytes is None else free_bytes
     needed = _MEMORY_FACTOR * (report.bytes or 0)
     if free is not None and free < needed:
@@ -94,16 +100,10 @@ def judged(bundle: Bundle, name: str, free_bytes: int | None = None) -> Checked:
         return Checked(target=name, verdict="rebuild", reason=other, remedy=compiling)
     package, versions = package_of(target), package_versions()
     here, there = versions.get(package), _built_with(bundle, name).get(package)
-    reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {package} {there}"
-    warnings = warnings_about(target, bundle.manifest.recipe.precision, versions)
+    made_with = f"{package} {there}" if there else f"another package than {package}"
+    reason = runs.reason if here == there else f"{runs.reason}; the bundle was made with {made_with}"
+    warnings = warnings_about(target, recipe.precision, versions)
     return Checked(target=name, verdict="load", reason=reason, warnings=(*warnings, *_older_driver(bundle, name)))
-
-
-def _judging(bundle: Bundle, name: str) -> str:
-    """The command that measures what saturation costs, or allows it."""
-    if bundle.reports[name].companion:
-        return f"dnexport compile {bundle.path} --target {name}"
-    return "build it again with --allow-execution int8-saturating, or for another target"
 
 
 def _another_build(bundle: Bundle, name: str) -> str | None:
@@ -189,7 +189,7 @@ def self_test(bundle: Bundle, name: str) -> SelfTest:
     images = feed_from_pixels(golden.images[:_SAMPLES], bundle.manifest.preprocess)(engine.input_type)
     reference = golden.logits[: len(images)]
     batches = sorted({profile.min_batch, profile.max_batch})
-    with engine.probe("running") as worker:
+    with engine.probe("running", batch=batches[0]) as worker:
         parts = [worker.method("logits", whole_batches(images, batch), batch) for batch in batches]
     answers = [np.concatenate(each)[: len(images)] for each in parts]
     floor = _floor(bundle.reports[name], engine, bundle.manifest.weights.trained)

@@ -14,6 +14,7 @@ from dnexport.bundle.verify import Bundle
 from dnexport.deploy.compile import build_options, compile_target
 from dnexport.deploy.engine import engine_from_report
 from dnexport.deploy.remeasure import golden_samples
+from dnexport.deploy.targets import stand_in_refusal
 from dnexport.deploy.validate import check_execution, validate_engine
 from dnexport.errors import TargetUnavailable
 from dnexport.measure.budgets import judgements
@@ -78,8 +79,13 @@ def _obstacle(bundle: Bundle, name: str) -> TargetUnavailable | None:
         error = bundle.reports[name].error
         return TargetUnavailable(f"bundle {bundle.path} holds no graph of {name}: {error}", "build it again")
     found = runtime_for(target).builds(target)
-    what = f"target {name} cannot be built here: {found.reason}"
-    return None if found.usable else TargetUnavailable(what, found.remedy)
+    if not found.usable:
+        return TargetUnavailable(f"target {name} cannot be built here: {found.reason}", found.remedy)
+    recipe = bundle.manifest.recipe
+    refusal = stand_in_refusal(target, recipe.precision, recipe.allow_execution)
+    if refusal is None or bundle.reports[name].companion:
+        return None
+    return TargetUnavailable(refusal.message, f"build the bundle again: {refusal.remedy}")
 
 
 def _compile(bundle: Bundle, name: str, folder: Path, progress: Progress) -> None:

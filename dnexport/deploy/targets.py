@@ -7,15 +7,12 @@ from typing import Literal
 from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.tensorrt import DEFAULT_RTX_CAPABILITIES
-from dnexport.spec.precision import Execution, Precision, asked_execution
+from dnexport.spec.precision import SATURATION, Execution, Precision, asked_execution
 from dnexport.spec.recipe import Recipe
 from dnexport.spec.target import Target
 
 LOCAL = (Target.parse("openvino:cpu"), Target.parse("onnxruntime:cpu"))
 _RTX = Target(runtime="tensorrt-rtx", device="cuda", capabilities=DEFAULT_RTX_CAPABILITIES)
-_WHY = {
-    Execution.INT8_SATURATING_F32: ", since this processor adds pairs of int8 products in 16 bits, which saturate",
-}
 
 
 @dataclass(frozen=True)
@@ -91,27 +88,39 @@ def _named(target: Target, recipe: Recipe) -> Chosen:
             return _refuse(target, f"target {target} computes no FP32: NPUs compute in float16", "build --fp16")
     availability = runtime_for(target).builds(target)
     if not availability.usable:
-        reason = f"{availability.reason}; {availability.remedy}" if availability.remedy else availability.reason
+        reason = "; ".join(filter(None, (availability.reason, availability.remedy, _foreseen(target, recipe))))
         return Chosen(target, "prepare", reason=reason)
-    _check_stand_in(target, recipe.precision, recipe.allow_execution)
+    if (refusal := stand_in_refusal(target, recipe.precision, recipe.allow_execution)) is not None:
+        raise refusal
     return Chosen(target, "build")
+
+
+def _foreseen(target: Target, recipe: Recipe) -> str:
+    """What the device may refuse to execute, as far as that is known here."""
+    if target.device != "cpu" or recipe.precision is Precision.FP32 or recipe.allow_execution:
+        return ""
+    words = "bf16 or f32" if recipe.precision is Precision.FP16 else "f32 or int8-saturating"
+    return f"a processor that executes {recipe.precision} in another way is refused without --allow-execution {words}"
 
 
 def _refuse(target: Target, what: str, remedy: str) -> Chosen:
     return Chosen(target, "refuse", refused=TargetUnavailable(what, remedy))
 
 
-def _check_stand_in(target: Target, precision: Precision, allowed: Sequence[str]) -> None:
-    """Refuse, before anything is calibrated, what the target would execute in place of the precision asked for."""
+def stand_in_refusal(target: Target, precision: Precision, allowed: Sequence[str]) -> UsageError | None:
+    """Why a target that was named may not be built here: it would execute something else, which was not allowed.
+
+    It is known before anything is calibrated or compiled.
+    """
     execution = runtime_for(target).execution(precision, target, allowed)
     if execution is asked_execution(precision, target.device) or execution.stand_in in allowed:
-        return
+        return None
     word = execution.stand_in
-    why = _WHY.get(execution, "")
+    why = f", since {SATURATION}" if execution is Execution.INT8_SATURATING_F32 else ""
     if not allowed:
         what = f"target {target} would execute {precision} as {execution}{why}"
-        raise UsageError(what, f"say --allow-execution {word} if that is meant")
-    raise UsageError(
+        return UsageError(what, f"say --allow-execution {word} if that is meant")
+    return UsageError(
         f"target {target} executes {precision} as {execution} on this machine{why}, and {' and '.join(allowed)} was"
         " allowed",
         f"say --allow-execution {word}",

@@ -22,7 +22,7 @@ from dnexport.runtimes.arrays import Logits, LogitsPart
 from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.metrics import Accuracy, CrossCheck, decibel_text
-from dnexport.spec.precision import Execution, Precision, asked_execution
+from dnexport.spec.precision import SATURATION, Execution, Precision, asked_execution
 from dnexport.spec.preprocess import InputType, Preprocess
 from dnexport.spec.profile import Profile
 from dnexport.spec.recipe import StandIn
@@ -36,6 +36,8 @@ PARITY_FLOORS_DB = {
     Execution.BF16: 6.0,
 }
 INT8_PARITY_FLOOR_DB = 6.0
+# densenet121 of random weights is at 15 dB where int8 saturates.
+UNTRAINED_SATURATING_FLOOR_DB = 0.0
 # A deep network of random weights turns rounding into noise: dpn98 is at 19 dB in f16, dpn92 at 6 dB in bf16. What
 # computes something else is still below these.
 UNTRAINED_FLOORS_DB = {Execution.F16: 8.0, Execution.BF16: 0.0}
@@ -148,10 +150,7 @@ class Validated:
         """What a reader must know of how it was executed."""
         if self.executed.execution is not Execution.INT8_SATURATING_F32:
             return ()
-        return (
-            "int8 saturates on this processor, which adds pairs of int8 products in 16 bits; x86 with VNNI and ARM"
-            " compute the same engine exactly",
-        )
+        return (f"int8 saturates: {SATURATION}; x86 with VNNI and ARM compute the same engine exactly",)
 
     @property
     def fields(self) -> dict[str, object]:
@@ -184,14 +183,18 @@ def validate_engine(engine: Engine, graph: Path, samples: Samples, tick: Callabl
     accuracy = compared(samples, answered)
     # A runtime that simulates int8 in float has int8's floor.
     floor = INT8_PARITY_FLOOR_DB if precision is Precision.INT8 else parity_floor(executed.execution, samples.trained)
-    if samples.trained or precision is not Precision.INT8:
+    saturates = executed.execution is Execution.INT8_SATURATING_F32
+    if saturates and not samples.trained:
+        floor = UNTRAINED_SATURATING_FLOOR_DB
+    if samples.trained or saturates or precision is not Precision.INT8:
         check_parity(str(target), accuracy, floor)
     cross_check = None
     if precision is Precision.INT8 and target != _ORT_CPU and runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
         other = engine_logits(Engine(_ORT_CPU, graph, precision), samples, tick).logits
-        # What saturates is known to differ, and has been judged by its floor.
-        judge = cross_check_of if executed.execution is Execution.INT8_SATURATING_F32 else check_against
-        cross_check = judge(str(target), logits, str(_ORT_CPU), other, samples.reference)
+        # What saturates is known to differ from the other runtime, and has been judged by its floor.
+        cross_check = cross_check_of(logits, str(_ORT_CPU), other, samples.reference)
+        if not saturates:
+            check_against(str(target), logits, str(_ORT_CPU), other, samples.reference)
     return Validated(accuracy, executed, cross_check)
 
 
@@ -212,7 +215,7 @@ class Answered:
 
 def engine_logits(engine: Engine, samples: Samples, tick: Callable[[int, int], None]) -> Answered:
     """All logits of an engine in a worker; memory does not grow with the images."""
-    with engine.probe("running") as worker:
+    with engine.probe("running", batch=samples.batch) as worker:
         executed: Executed = worker.method("executed", engine.macs)
         parts: list[LogitsPart] = []
         done, waited = 0, 0.0
@@ -274,7 +277,7 @@ def check_parity(target: str, accuracy: Accuracy, floor_db: float) -> None:
 
 
 def check_against(target: str, logits: Logits, other_target: str, other: Logits, reference: Logits) -> CrossCheck:
-    """Compare two runtimes on one graph.
+    """Compare two runtimes on one graph, and refuse an engine that computes another one.
 
     Args:
         target: of the engine.
@@ -286,7 +289,7 @@ def check_against(target: str, logits: Logits, other_target: str, other: Logits,
     Raises:
         ParityFailed: they differ by more than rounding explains; both are named.
     """
-    found = cross_check_of(target, logits, other_target, other, reference)
+    found = cross_check_of(logits, other_target, other, reference)
     between, own, others = found.snr_db, snr_db(reference, logits), found.other_snr_db
     near = between is None or between >= CROSS_CHECK_FLOOR_DB
     if not near and (own is None or others is None or not own >= others - CROSS_CHECK_MARGIN_DB):
@@ -298,9 +301,8 @@ def check_against(target: str, logits: Logits, other_target: str, other: Logits,
     return found
 
 
-def cross_check_of(target: str, logits: Logits, other_target: str, other: Logits, reference: Logits) -> CrossCheck:
+def cross_check_of(logits: Logits, other_target: str, other: Logits, reference: Logits) -> CrossCheck:
     """What `check_against` judges."""
-    del target
     between, others = snr_db(other, logits), snr_db(reference, other)
     return CrossCheck(against=other_target, snr_db=between, other_snr_db=others, floor_db=CROSS_CHECK_FLOOR_DB)
 

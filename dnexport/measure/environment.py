@@ -30,6 +30,7 @@ _PACKAGES = (
 )
 _FEATURES = (
     "avx2",
+    "avx_vnni",
     "avx512f",
     "avx512_vnni",
     "avx512_bf16",

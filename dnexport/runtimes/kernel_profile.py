@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from dnexport.errors import BuildFailed
 from dnexport.runtimes.contract import Executed, KernelTime
 from dnexport.spec.metrics import PrecisionProof
-from dnexport.spec.precision import Execution
+from dnexport.spec.precision import SATURATION, Execution
 
 Role = Literal["convolution", "body", "reformat"]
 # Queries of a profile that tells times: first those that do not count.
@@ -51,7 +51,7 @@ def executed_from_kernels(
         saturating: the int8 kernels of this processor add products in 16 bits.
 
     Raises:
-        BuildFailed: the profile names no convolution.
+        BuildFailed: the profile names no convolution, or kernels of an unknown type.
     """
     convolutions = [kernel for kernel in kernels if kernel.role == "convolution"]
     if not convolutions:
@@ -63,10 +63,13 @@ def executed_from_kernels(
     if most != "int8" and quantized:
         statement += "; this runtime simulates the quantization in float"
     if most == "int8" and saturating:
-        statement += "; this processor adds pairs of int8 products in 16 bits, which saturate"
+        statement += f"; {SATURATION}"
     reformats = sum(kernel.role == "reformat" for kernel in kernels)
     proof = PrecisionProof(source="kernel profile", conv_work=work, reformats=reformats, statement=statement)
-    return Executed(Execution(_word(most, kernels, saturating)), proof)
+    word = _word(most, kernels, saturating)
+    if word not in {each.value for each in Execution}:
+        raise BuildFailed(f"{engine}: most of its kernels are of the unknown type '{word}'", "report this to dnexport")
+    return Executed(Execution(word), proof)
 
 
 def _word(most: str, kernels: Sequence[Kernel], saturating: bool) -> str:

@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-_ACCELERATORS = ("cuda", "gpu", "npu")
+ACCELERATORS = ("cuda", "gpu", "npu")
 
 
 class Precision(str, Enum):
@@ -42,6 +42,10 @@ class Execution(str, Enum):
         return self.value
 
 
+# What INT8_SATURATING_F32 means, for every message that names it.
+SATURATION = "this processor adds pairs of int8 products in 16 bits, which saturate"
+
+
 def asked_execution(precision: Precision, device: str) -> Execution:
     """What a precision means on a device: the arithmetic that needs no allowance there.
 
@@ -50,5 +54,5 @@ def asked_execution(precision: Precision, device: str) -> Execution:
         device: of a target; around int8 accelerators compute in f16, everything else in f32.
     """
     if precision is Precision.INT8:
-        return Execution.INT8_F16 if device in _ACCELERATORS else Execution.INT8_F32
+        return Execution.INT8_F16 if device in ACCELERATORS else Execution.INT8_F32
     return Execution.F16 if precision is Precision.FP16 else Execution.F32

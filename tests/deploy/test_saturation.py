@@ -8,7 +8,7 @@ from dnexport.build.pipeline import build
 from dnexport.bundle.verify import Bundle
 from dnexport.deploy.check import judged
 from dnexport.deploy.native import compile_bundle
-from dnexport.errors import BuildFailed, ParityFailed, TargetUnavailable
+from dnexport.errors import TargetUnavailable
 from dnexport.runtimes.null import Null
 from dnexport.runtimes.openvino import OpenVino
 from dnexport.spec.precision import Execution, Precision
@@ -48,10 +48,14 @@ def saturates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_device_that_saturates_is_not_given_what_was_measured_without(bundle: Bundle, saturates: None) -> None:
     found = judged(bundle, NULL)
-    assert found.verdict == "rebuild"
-    assert found.reason.startswith("int8 saturates on this processor, which adds pairs of int8 products in 16 bits")
-    assert found.remedy == "build it again with --allow-execution int8-saturating, or for another target"
-    with pytest.raises(TargetUnavailable, match=r"no engine of bundle .* runs here \(null:cpu: int8 saturates on this"):
+    assert found.verdict == "never"
+    assert "since this processor adds pairs of int8 products in 16 bits, which saturate" in found.reason
+    assert found.remedy.startswith("build the bundle again: say --allow-execution int8-saturating")
+    with pytest.raises(
+        TargetUnavailable, match=r"would execute int8 as int8-saturating\+f32, since this processor adds"
+    ):
+        compile_bundle(bundle, NULL, Silent())
+    with pytest.raises(TargetUnavailable, match=r"no engine of bundle .* runs here \(null:cpu: int8 saturates: this"):
         bundle.session()
 
 
@@ -69,10 +73,20 @@ def test_what_was_allowed_or_measured_so_runs(bundle: Bundle, saturates: None) -
             assert session(golden).shape == (2, 10)
 
 
+def test_a_prepared_target_that_would_saturate_is_refused_before_it_is_compiled(
+    bundle: Bundle, saturates: None
+) -> None:
+    prepared = bundle.reports[NULL].model_copy(update={"status": "prepared", "file": None})
+    found = judged(Bundle(bundle.path, bundle.manifest, {NULL: prepared}, bundle.digest), NULL)
+    assert found.verdict == "never"
+    assert found.remedy.startswith("build the bundle again: say --allow-execution int8-saturating")
+
+
 def test_a_companion_is_measured_again_on_the_device(bundle: Bundle, saturates: None) -> None:
     companion = bundle.reports[NULL].model_copy(update={"companion": True})
     found = judged(Bundle(bundle.path, bundle.manifest, {NULL: companion}, bundle.digest), NULL)
-    assert found.remedy == f"dnexport compile {bundle.path} --target null:cpu"
+    assert (found.verdict, found.remedy) == ("rebuild", f"dnexport compile {bundle.path} --target null:cpu")
+    assert found.reason.startswith("int8 saturates: this processor adds pairs")
 
 
 @pytest.mark.instructions
@@ -91,5 +105,5 @@ def test_openvino_is_held_to_what_it_executes(tmp_path: Path) -> None:
         refused = Bundle.open(tmp_path / "b")
         unsaid = refused.manifest.recipe.model_copy(update={"allow_execution": ()})
         changed = Bundle(refused.path, refused.manifest.model_copy(update={"recipe": unsaid}), refused.reports)
-        with pytest.raises((BuildFailed, ParityFailed), match="executes int8-saturating"):
+        with pytest.raises(TargetUnavailable, match="would execute int8 as int8-saturating"):
             compile_bundle(changed, "openvino:cpu", Silent())

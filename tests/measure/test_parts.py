@@ -18,6 +18,7 @@ from dnexport.spec.metrics import PartCensus, Product
 from dnexport.spec.precision import Precision
 from dnexport.spec.target import Target
 from tests.graph.test_insert_qdq import table_of_all
+from tests.needs import LOCAL
 
 
 def part(name: str, **products: tuple[int, int]) -> PartCensus:

@@ -233,8 +233,8 @@ def test_it_is_imported_without_its_telemetry() -> None:
 
 @needs("openvino:cpu")
 def test_kernel_times_are_of_later_queries(tiny_graph: Path) -> None:
-    """They add up to about the time of a query: not to the first ones, which are several times as slow."""
+    """OpenVINO tells means over all queries; what the first ones took is subtracted."""
     times = opened(tiny_graph).kernel_times(images(4))
-    assert all(each.ms >= 0 for each in times)
+    assert 0 < sum(each.ms for each in times) < 100
     named = {name for each in times for name in each.names}
     assert {node.name for node in model_from_path(tiny_graph).graph if node.op_type == "Conv"} <= named
