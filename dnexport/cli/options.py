@@ -156,7 +156,11 @@ Std = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(help="A budget: top1-drop<=0.5, p99<=5ms, size<=10MB, …; may be repeated.", show_default=False),
+    typer.Option(
+        help="A budget: top1-drop<= (points), top1>= and agreement>= (%), snr>= (dB), p50<=, p90<= and p99<= (ms),"
+        " throughput>= (images/s), speedup>= (×), size<= (MB); may be repeated.",
+        show_default=False,
+    ),
 ]
 ExpectDigest = Annotated[
     str | None,

@@ -78,7 +78,8 @@ class Budget(Record):
         """Read the string form.
 
         Raises:
-            UsageError: not of that form, an unknown metric or unit, or the side that nobody wants.
+            UsageError: not of that form, an unknown metric or unit, the side that nobody wants, or a percentage of at
+                most 1 without its unit, which may be a share.
         """
         match = _FORM.fullmatch(text.strip())
         if match is None:
@@ -96,6 +97,13 @@ class Budget(Record):
         if unit not in factors:
             known = ", ".join(each for each in factors if each)
             raise UsageError(f"budget '{text}' has the unit '{unit}'", f"use {known}")
+        if metric.unit == "%" and not unit and 0 < Decimal(number) <= 1:
+            meant = f"{Decimal(number) * 100:f}"
+            meant = meant.rstrip("0").rstrip(".") if "." in meant else meant
+            raise UsageError(
+                f"budget '{text}' asks for {number} percent, and a share may be meant",
+                f"did you mean {name}{relation}{meant}%? else write {name}{relation}{number}%",
+            )
         # In decimal, so that 9us is 0.009 ms and not a neighbour of it.
         return cls(metric=name, limit=float(Decimal(number) * Decimal(str(factors[unit]))))
 

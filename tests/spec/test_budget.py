@@ -28,6 +28,9 @@ def test_a_printed_budget_parses_back(budget: Budget) -> None:
         ("snr>=30dB", "snr>=30dB"),
         ("throughput>=100/s", "throughput>=100images/s"),
         ("speedup>=2x", "speedup>=2×"),
+        ("agreement>=0.99%", "agreement>=0.99%"),
+        ("top1>=0", "top1>=0%"),
+        ("top1-drop<=1", "top1-drop<=1 points"),
     ],
 )
 def test_units_are_read(text: str, printed: str) -> None:
@@ -43,6 +46,9 @@ def test_units_are_read(text: str, printed: str) -> None:
         ("top1<=99%", "from the side that nobody wants; write top1>=99%"),
         ("p99<=5MB", "has the unit 'MB'; use ms, us, s"),
         ("", "is not of the form"),
+        ("agreement>=0.99", r"asks for 0\.99 percent, and a share may be meant; did you mean agreement>=99%\?"),
+        ("top1>=0.745", r"did you mean top1>=74\.5%\? else write top1>=0\.745%"),
+        ("top1>=1", r"did you mean top1>=100%\?"),
     ],
 )
 def test_what_is_no_budget_says_why(text: str, message: str) -> None:
@@ -59,3 +65,13 @@ def test_a_recipe_has_them_as_a_list_or_a_table() -> None:
         recipe_from_values({**values, "require": ["p99<=5ms", "p99<=4ms"]}, "test")
     with pytest.raises(RecipeError, match="unknown metric"):
         recipe_from_values({**values, "require": ["p98<=5ms"]}, "test")
+
+
+def test_the_help_names_every_metric_with_its_unit() -> None:
+    import re
+
+    from dnexport.cli.options import Require
+
+    words = Require.__metadata__[0].help
+    for name, metric in METRICS.items():
+        assert re.search(rf"\b{name}{metric.relation}[^()]*\({re.escape(metric.unit)}\)", words), name
