@@ -9,9 +9,6 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 BUILT := engines/built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# PyTorch's and OpenMP's idle threads spin by default and would slow whatever else runs.
-export OMP_WAIT_POLICY := passive
-
 .PHONY: demo test test-instructions arm64 lint format clean
 
 demo: .venv/demo
@@ -20,17 +17,19 @@ demo: .venv/demo
 	$(BIN)/dnexport build engines/digits-int8.toml
 	$(BIN)/dnexport report $(BUILT)/digits-fp16 $(BUILT)/digits-int8 --output $(BUILT)/digits.html
 
+# Beside each other, where PyTorch's idle threads must not spin; then the tests that measure, as users run them.
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
+
+# What computes INT8 or runs on OpenVINO; ONEDNN_MAX_CPU_ISA=AVX2 before it takes instructions away.
+test-instructions: .venv/dev
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  -m "instructions and not alone"
 
 # Runs a device install on emulated aarch64 Linux: as root, on Debian 12 or newer; it takes a while.
 arm64: .venv/demo
 	tests/arm64/run.sh
-
-# What computes INT8 or runs on OpenVINO; ONEDNN_MAX_CPU_ISA=AVX2 before it takes instructions away.
-test-instructions: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "instructions and not alone"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check

@@ -130,7 +130,7 @@ def entrants_of(case: Case, network: str, weights: str, source: Path, python: st
     assert factory is not None
     with Worker("looking for a GPU with PyTorch") as worker:
         devices: list[Device] = ["cpu", *(["cuda"] if worker.call(cuda_usable) else [])]
-    forms = [form for device in devices for form in forms_on(device)]
+    forms = [form for device in devices for form in forms_on(device, single=device == "cpu")]
     if compiled:  # in the half type, the faster one; each compiles for minutes
         forms += [dataclasses.replace(form, compiled=True) for form in forms if form.dtype != "fp32"]
     entrants = [Entrant("PyTorch", str(form), str(form.execution), opened_form(factory, form)) for form in forms]
@@ -176,7 +176,7 @@ def bundle_of(case: Case, network: str, weights: str, source: Path, name: str) -
         "weights": weights,
         "precision": precision.value,
         "targets": targets,
-        "allow_execution": {"fp32": [], "fp16": ["bf16", "f32"], "int8": ["f32"]}[precision.value],
+        "allow_execution": {"fp32": [], "fp16": ["bf16", "f32"], "int8": ["f32", "int8-saturating"]}[precision.value],
         "batch": f"1..1..{max(BATCHES)}",
         **({"arch": network} if weights == "random" else {}),
     }
@@ -188,15 +188,15 @@ def bundle_of(case: Case, network: str, weights: str, source: Path, name: str) -
 
 @contextlib.contextmanager
 def opened(engine: Engine, images: np.ndarray):  # type: ignore[no-untyped-def]
-    with engine.probe("measuring", images) as worker:
+    with engine.probe("measuring", images, parked=True) as worker:
         yield worker
 
 
 def opened_form(factory: Callable[[], object], form: Form):  # type: ignore[no-untyped-def]
     @contextlib.contextmanager
     def opened(images: np.ndarray):  # type: ignore[no-untyped-def]
-        with Worker(f"measuring PyTorch ({form})", threads=available_threads()) as worker:
-            worker.create(Probe, functools.partial(TorchSession, factory, form, available_threads()), images)
+        with Worker(f"measuring PyTorch ({form})", parked=True) as worker:
+            worker.create(Probe, functools.partial(TorchSession, factory, form), images)
             yield worker
 
     return opened

@@ -13,7 +13,6 @@ float graph within 3 dB). A plan is built by TensorRT for RTX, or its first erro
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -179,7 +178,6 @@ def table(case: Case, pythons: dict[str, str]) -> None:
 def quantized(name: str, python: str, case: Case, model: Path) -> Watched:
     script = Path(__file__).parent / "peers.py"
     command = [python, str(script), name, str(case.exported), str(case.folder / "calibration.npy"), str(model)]
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return watched(command, case.folder, limit_bytes=LIMIT_BYTES, limit_s=LIMIT_S)
 
 

@@ -92,7 +92,7 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*args: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         program = [sys.executable, "-m", "dnexport.cli", *args]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})}
+        environment = {**os.environ, **(env or {})}
         return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
     return run

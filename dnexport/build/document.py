@@ -66,7 +66,11 @@ def _latency(latency: Latency) -> dict[str, float | None]:
 
 
 def _speedup(benchmark: Benchmark) -> dict[str, float | None] | None:
-    if not benchmark.references:
+    if not benchmark.references and benchmark.over_float is None:
         return None
-    ratios = {"eager_fp32": benchmark.over_eager, "best_pytorch": benchmark.over_best}
+    ratios = {
+        "eager_fp32": benchmark.over_eager,
+        "best_pytorch": benchmark.over_best,
+        "float_engine": benchmark.over_float,
+    }
     return {name: None if ratio is None else ratio.value for name, ratio in ratios.items()}

@@ -27,11 +27,12 @@ from dnexport.build.host_stages import (
     reference,
 )
 from dnexport.build.placement import Quantized, quantized
-from dnexport.build.target_stages import TargetOutcome, build_target, place, record_taps
+from dnexport.build.target_stages import TargetOutcome, build_target, float_engine, place, record_taps
 from dnexport.bundle.pack import check_replaceable, staging, write_manifest
 from dnexport.bundle.verify import TABLE, Bundle
 from dnexport.calibrate.table import table_from_path
 from dnexport.deploy.bench import bench_images, measure_engines
+from dnexport.deploy.engine import Engine
 from dnexport.deploy.known_bad import warnings_about
 from dnexport.deploy.targets import Chosen, chosen_targets
 from dnexport.errors import DnexportError
@@ -105,7 +106,7 @@ def _built_into(
         raise failures[0]
     taps = record_taps(context, model, outcomes, referenced)
     if bench:
-        outcomes = _benched(context, outcomes, referenced)
+        outcomes = _benched(context, outcomes, referenced, graph)
     outcomes = [_judged(recipe, outcome) for outcome in outcomes]
     for failed in (o.report for o in outcomes if o.failure):
         recording.warn(f"target {failed.target} failed: {failed.error}")
@@ -138,8 +139,8 @@ def _table(context: Context, graph: Path) -> Path:
     return Path(given) if given else calibrate(context, graph) / TABLE
 
 
-def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Path) -> list[TargetOutcome]:
-    """Measure every validated engine in the same rounds."""
+def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Path, graph: Path) -> list[TargetOutcome]:
+    """Measure every validated engine in the same rounds, INT8's beside the float engine of its runtime."""
     engines = [
         outcome.engine for outcome in outcomes if outcome.engine is not None and outcome.report.status == "validated"
     ]
@@ -149,10 +150,11 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
         bench, profile = context.recipe.measured, context.recipe.profile
         images = bench_images(golden["images"], context.network.preprocess, bench, profile)
     factory = context.network.factory(context.source)
+    floats = _floats(context, engines, graph) if context.recipe.precision is Precision.INT8 else []
     try:
         measured = context.stages.measure(
             "bench",
-            lambda: measure_engines(engines, factory, images, bench, context.progress.advance),
+            lambda: measure_engines(engines, factory, images, bench, context.progress.advance, floats),
         )
     except DnexportError as exc:  # the engines are proved; only how fast they are is not known
         context.progress.warn(f"latency was not measured: {exc}")
@@ -161,6 +163,17 @@ def _benched(context: Context, outcomes: Sequence[TargetOutcome], referenced: Pa
         dataclasses.replace(o, report=o.report.model_copy(update={"benchmark": measured.get(o.chosen.target)}))
         for o in outcomes
     ]
+
+
+def _floats(context: Context, engines: Sequence[Engine], graph: Path) -> list[Engine]:
+    """The float engine of each INT8 engine's runtime, as far as it can be had."""
+    floats = []
+    for engine in engines:
+        try:
+            floats.append(float_engine(context, engine.target, graph))
+        except DnexportError as exc:
+            context.progress.warn(f"{engine.target}: no float engine stands beside INT8: {exc}")
+    return floats
 
 
 def _judged(recipe: Recipe, outcome: TargetOutcome) -> TargetOutcome:

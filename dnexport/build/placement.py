@@ -18,6 +18,7 @@ from dnexport.measure.environment import machine_identity
 from dnexport.measure.latency import Blocks, ratio_from_blocks
 from dnexport.runtimes.registry import runtime_for
 from dnexport.spec.latency import Ratio
+from dnexport.spec.precision import Precision
 from dnexport.spec.quantization import Placement, Trial
 from dnexport.spec.target import Target
 
@@ -102,12 +103,13 @@ def _faster(context: Context, graph: Path, table: Path, referenced: Path, target
         "quantized": {placement: stage_key(folder) for placement, folder in folders.items()},
         "refused": {placement: str(found) for placement, found in tried.items() if isinstance(found, BudgetFailed)},
         "target": str(target),
+        "execution": runtime_for(target).execution(Precision.INT8, target, context.recipe.allow_execution).value,
         "allowed": list(context.recipe.allow_execution),
         "bench": context.recipe.measured.content_digest(),
         "engine": [context.recipe.batch, context.recipe.input, context.recipe.engine.content_digest()],
         "machine": machine_identity(),
     }
-    decided = context.stages.run("placement", 2, inputs, make)
+    decided = context.stages.run("placement", 3, inputs, make)
     return Quantized(folders[plan_from_file(decided / PLAN).placement], table, decided / PLAN)
 
 

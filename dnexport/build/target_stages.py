@@ -13,6 +13,7 @@ from dnexport.build.host_stages import GOLDEN, MODEL, Context
 from dnexport.build.stages import stage_key
 from dnexport.bundle.verify import TAPS
 from dnexport.data.images import input_from_pixels
+from dnexport.deploy.benchmark import float_precision
 from dnexport.deploy.compile import build_options, compile_target
 from dnexport.deploy.engine import Engine, engine_from_census
 from dnexport.deploy.targets import Chosen
@@ -116,8 +117,27 @@ def samples_from_test(context: Context, referenced: Path) -> Samples:
     )
 
 
-def lower(context: Context, target: Target, model: Path) -> Path:
-    """The typed graph of a target (``model.onnx``), and its ``census.json``."""
+def float_engine(context: Context, target: Target, graph: Path) -> Engine:
+    """The engine of the float graph on an INT8 engine's runtime, which shows whether INT8 pays there.
+
+    Args:
+        context: of the build.
+        target: of the INT8 engine.
+        graph: folder of the canonical FP32 graph.
+
+    Raises:
+        BuildFailed: the runtime refuses the graph.
+        WorkerCrashed: it crashes.
+    """
+    precision = float_precision(target)
+    lowered = lower(context, target, graph, precision)
+    engine = engine_of(context, target, lowered, compile_lowered(context, target, lowered, precision))
+    return dataclasses.replace(engine, precision=precision)
+
+
+def lower(context: Context, target: Target, model: Path, precision: Precision | None = None) -> Path:
+    """The typed graph of a target (``model.onnx``), and its ``census.json``; of the recipe's precision if None."""
+    precision = precision or context.recipe.precision
 
     def make(folder: Path) -> None:
         from dnexport.graph.census import census_from_model
@@ -126,13 +146,13 @@ def lower(context: Context, target: Target, model: Path) -> Path:
 
         lowered = model_from_path(model / MODEL)
         preprocess = context.network.preprocess if context.recipe.input == "uint8" else None
-        apply(passes_for(context.recipe.precision, target, preprocess), lowered)
+        apply(passes_for(precision, target, preprocess), lowered)
         save_model(lowered, folder / MODEL)
         (folder / "census.json").write_text(census_from_model(lowered).model_dump_json(), encoding="utf-8")
 
     inputs = {
         "model": stage_key(model),
-        "precision": str(context.recipe.precision),
+        "precision": str(precision),
         "runtime": target.runtime,
         "device": target.device,
         "input": context.recipe.input,
@@ -141,8 +161,8 @@ def lower(context: Context, target: Target, model: Path) -> Path:
     return context.stages.run(f"lower:{target}", 5, inputs, make)
 
 
-def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
-    """The engine of a target, and what its build proves of its precision (``compiled.json``).
+def compile_lowered(context: Context, target: Target, lowered: Path, precision: Precision | None = None) -> Path:
+    """The engine of a target, and what its build proves of its precision (``compiled.json``); as `lower`.
 
     Raises:
         BuildFailed: the runtime refuses the graph.
@@ -151,7 +171,9 @@ def compile_lowered(context: Context, target: Target, lowered: Path) -> Path:
     recipe = context.recipe
 
     def make(folder: Path) -> None:
-        compiled = compile_target(lowered / MODEL, folder, target, build_options(recipe, target))
+        options = build_options(recipe, target)
+        options = dataclasses.replace(options, precision=precision or options.precision)
+        compiled = compile_target(lowered / MODEL, folder, target, options)
         (folder / "compiled.json").write_bytes(_PROOF.dump_json(compiled.proof))
 
     inputs = {

@@ -33,7 +33,8 @@ def show_build(view: Terminal, bundle: Bundle, failures: Sequence[DnexportError]
     view.say("")
     for report in bundle.reports.values():
         weak = accuracy_notes(report.accuracy) if report.accuracy else []
-        for note in (*report.notes, *weak, *(report.benchmark.notes if report.benchmark else ())):
+        pays = [report.benchmark.against_float] if report.benchmark and report.benchmark.against_float else []
+        for note in (*pays, *report.notes, *weak, *(report.benchmark.notes if report.benchmark else ())):
             view.say(f"  {report.target}: {note}")
     show_judgements(view, bundle.judgements)
     view.say(f"\nbundle  {bundle.path}\ndigest  {bundle.digest}")
@@ -189,4 +190,4 @@ def speedup_text(benchmark: Benchmark | None) -> str:
     """The ratio with its interval and the form it is against."""
     if benchmark is None or benchmark.over_best is None:
         return _DASH
-    return f"{benchmark.over_best}, {benchmark.references[-1].form}"
+    return f"{benchmark.over_best}, {benchmark.best_reference.form}"

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from dnexport.data.images import Feed, PixelPart, feed_from_pixels
-from dnexport.deploy.benchmark import Collected, Refused, benchmark_from_records
+from dnexport.deploy.benchmark import Collected, Refused, benchmark_from_records, float_name
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.references import References, WarmSession
 from dnexport.errors import DnexportError, WorkerCrashed
@@ -21,7 +21,7 @@ from dnexport.measure.latency import (
 )
 from dnexport.measure.parts import part_times
 from dnexport.measure.statistics import median
-from dnexport.runtimes.arrays import available_threads, whole_batches
+from dnexport.runtimes.arrays import whole_batches
 from dnexport.runtimes.isolate import Worker
 from dnexport.spec.latency import Benchmark
 from dnexport.spec.preprocess import Preprocess
@@ -63,7 +63,12 @@ def bench_images(pixels: PixelPart, preprocess: Preprocess, bench: Bench, profil
 
 
 def measure_engines(
-    engines: Sequence[Engine], factory: Callable[[], Any] | None, images: Images, bench: Bench, tick: Tick
+    engines: Sequence[Engine],
+    factory: Callable[[], Any] | None,
+    images: Images,
+    bench: Bench,
+    tick: Tick,
+    floats: Sequence[Engine] = (),
 ) -> dict[Target, Benchmark]:
     """Measure engines and the PyTorch references in the same alternating rounds.
 
@@ -73,6 +78,7 @@ def measure_engines(
         images: what queries are made of.
         bench: sets of processes, rounds, block length, batch, scenarios.
         tick: told how many of how many sets of processes are done.
+        floats: the float engines of INT8 engines' targets, which stand beside them.
     """
     names = [str(engine.target) for engine in engines]
     watch = Watch()
@@ -85,6 +91,9 @@ def measure_engines(
                 worker = stack.enter_context(_opened(engine, images, bench))
                 records[name].cold.append(worker.method("first_query", bench.batch))
                 sessions[name] = worker, warmed_up(worker, bench.batch, bench.block_s)
+            for engine in floats:
+                worker = stack.enter_context(_opened(engine, images, bench))
+                sessions[float_name(engine.target)] = worker, warmed_up(worker, bench.batch, bench.block_s)
             beside = [str(form) for device in references.tried for form in references.swept(device)]
             _measure_set(start, sessions, names, beside, records, images, bench, watch)
             if start == bench.restarts - 1:
@@ -111,8 +120,14 @@ def blocks_of_engines(engines: Sequence[Engine], images: Images, bench: Bench, t
 
 
 def _opened(engine: Engine, images: Images, bench: Bench) -> contextlib.AbstractContextManager[Worker]:
-    threads = bench.threads or available_threads()
-    return engine.probe("measuring", images.feed(engine.input_type), threads, cuda_graph=bench.cuda_graph)
+    return engine.probe(
+        "measuring",
+        images.feed(engine.input_type),
+        bench.threads,
+        cuda_graph=bench.cuda_graph,
+        batch=bench.batch,
+        parked=True,
+    )
 
 
 def _measure_set(
@@ -134,6 +149,8 @@ def _measure_set(
     for name, blocks in measured(warm, bench.batch, bench).items():
         records.setdefault(name, Collected()).blocks.append(blocks)
     watch.read()  # while processors and GPU are still warm from work
+    for name in engines:  # before other batch sizes add to it
+        records[name].peaks.append(warm[name][0].method("peak_memory"))
     if "multi-stream" in bench.scenarios:
         asked = _rewarmed(warm, engines, MULTI_STREAM_BATCH, bench)
         for name, blocks in measured(asked, MULTI_STREAM_BATCH, bench).items():
@@ -145,8 +162,6 @@ def _measure_set(
         for name, blocks in measured({**references, **_rewarmed(warm, engines, size, bench)}, size, once).items():
             rate = 1e3 * size / median(blocks.rounds[0].times_ms)
             records[name].rates.setdefault(size, []).append(rate)
-    for name in engines:
-        records[name].peaks.append(warm[name][0].method("peak_memory"))
 
 
 def _able(

@@ -23,7 +23,9 @@ from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.registry import runtime_for
 from dnexport.runtimes.torch_eager import Device, Form
 from dnexport.spec.latency import BatchPoint, Benchmark, ColdStart, PartTime, Ratio, Reference
+from dnexport.spec.precision import ACCELERATORS, Precision
 from dnexport.spec.recipe import MULTI_STREAM_BATCH, Bench
+from dnexport.spec.target import Target
 
 _RESTARTS = Bench().restarts
 _OTHERS = 0.05
@@ -83,12 +85,12 @@ def benchmark_from_records(
     threads = bench.threads or available_threads()
     latency = functools.partial(latency_from_blocks, threads=threads)
     peaks = [peak for peak in record.peaks if peak is not None]
-    speedups, notes = [], [*record.notes, *_absences(records, references, device)]
-    for form in kept:
-        ratio, note = _speedup(form, records[str(form)], record)
-        speedups.append(ratio)
-        notes += [note] if note else []
-    beside = {str(form): records[str(form)] for form in kept}
+    beside = {form: _reference(form, records[str(form)], bench.batch, references.threads[form]) for form in kept}
+    best = min(kept, key=lambda form: beside[form].latency.p50_ms, default=None)
+    ratios = {form: _speedup(form, records[str(form)], record) for form in kept if form in (kept[0], best)}
+    beside_it = records.get(float_name(engine.target))
+    over_float = ratio_from_blocks(beside_it.blocks, record.blocks) if beside_it else None
+    notes = [*record.notes, *_absences(records, references, device), *(note for _, note in ratios.values() if note)]
     swept = [records[str(form)] for form in references.swept(device)]
     queries = sum(blocks.queries for blocks in record.blocks)
     quantiles = [("p90", 0.90, queries), ("p99", 0.99, queries)]
@@ -98,18 +100,16 @@ def benchmark_from_records(
     return Benchmark(
         latency=latency(record.blocks, batch=bench.batch),
         device=device_times_from_blocks(record.blocks),
-        references=tuple(
-            Reference(
-                form=str(form),
-                latency=latency_from_blocks(
-                    records[str(form)].blocks, batch=bench.batch, threads=1 if form.single else threads
-                ),
-            )
-            for form in kept
-        ),
+        references=tuple(beside.values()),
         forms_tried={str(form): ms for form, ms in references.tried.get(device, {}).items()},
-        over_eager=speedups[0] if kept else None,
-        over_best=speedups[-1] if kept else None,
+        over_eager=ratios[kept[0]][0] if kept else None,
+        over_best=ratios[best][0] if best is not None else None,
+        float_engine=Reference(
+            form=str(float_precision(engine.target)), latency=latency(beside_it.blocks, batch=bench.batch)
+        )
+        if beside_it
+        else None,
+        over_float=over_float,
         multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
         offline=tuple(_point(size, rates, swept) for size, rates in record.rates.items()),
         cold_start=ColdStart(
@@ -123,8 +123,27 @@ def benchmark_from_records(
         conditions=watch.readings,
         others_share=watch.others_share,
         parts=record.parts,
-        notes=(*notes, *_weaknesses(record, beside, bench, quantiles), *_disturbances(records, watch)),
+        notes=(
+            *notes,
+            *_weaknesses(record, {str(form): records[str(form)] for form in kept}, bench, quantiles),
+            *_disturbances(records, watch),
+        ),
     )
+
+
+def float_precision(target: Target) -> Precision:
+    """Of the float engine that an INT8 engine is measured beside: accelerators compute in float16 by themselves."""
+    return Precision.FP16 if target.device in ACCELERATORS else Precision.FP32
+
+
+def float_name(target: Target) -> str:
+    """What the float engine beside an INT8 engine is called among the sessions of a run."""
+    return f"{target}, float"
+
+
+def _reference(form: Form, record: Collected, batch: int, threads: int) -> Reference:
+    latency = latency_from_blocks(record.blocks, batch=batch, threads=threads)
+    return Reference(form=str(form), latency=latency)
 
 
 def _absences(records: Mapping[str, Collected], references: References, device: Device) -> list[str]:

@@ -43,7 +43,14 @@ class Engine:
 
     @contextlib.contextmanager
     def probe(
-        self, label: str, images: Fed | None = None, threads: int | None = None, *, cuda_graph: bool = True
+        self,
+        label: str,
+        images: Fed | None = None,
+        threads: int | None = None,
+        *,
+        cuda_graph: bool = True,
+        batch: int = 1,
+        parked: bool = False,
     ) -> Iterator[Worker]:
         """A worker that holds a `Probe` of this engine.
 
@@ -52,17 +59,19 @@ class Engine:
             images: that blocks of queries take in turn; none where only logits are asked for.
             threads: of the runtime; all where it is None.
             cuda_graph: launch a query as one CUDA graph where the runtime has them.
+            batch: images of the query that the session prepares for when it opens.
+            parked: the worker is stopped whenever it is not answering a call.
 
         Raises:
             TargetUnavailable: the runtime is not here.
             BuildFailed: it refuses the engine.
             WorkerCrashed: it crashes.
         """
-        options = session_options(self.precision, self.target, self.allowed, threads=threads)
+        options = session_options(self.precision, self.target, self.allowed, threads=threads, batch=batch)
         options = dataclasses.replace(options, cuda_graph=cuda_graph)
         gpu = self.target.device == "cuda"
         environment = runtime_for(self.target).environment(self.target)
-        with Worker(f"{label} {self.target}", env=environment, threads=options.threads) as worker:
+        with Worker(f"{label} {self.target}", env=environment, parked=parked) as worker:
             worker.create(Probe, functools.partial(open_session, self.file, self.target, options), images, gpu)
             yield worker
 

@@ -1,10 +1,14 @@
-"""The forms of PyTorch that engines are measured beside: eager FP32, and the best of those that compete."""
+"""The forms of PyTorch that engines are measured beside: eager FP32, and the fastest of those that compete.
+
+All forms are screened once, for a short while each. The three fastest, and eager FP32, are measured in full in every
+set of processes; the best form is the one of these with the smallest median.
+"""
 
 import contextlib
 import copy
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +16,14 @@ from dnexport.data.images import Fed
 from dnexport.deploy.engine import Engine
 from dnexport.errors import DnexportError, WorkerCrashed
 from dnexport.measure.latency import Answering, Probe, WarmUp, warmed_up
-from dnexport.measure.statistics import median
 from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.torch_eager import Device, Form, TorchSession, cuda_usable, forms_on
 from dnexport.spec.recipe import Bench
 
-_SHORT_MS = 10.0
+_IN_FULL = 3
+# A form whose first two queries take so many times as long as the fastest is not queried again.
+_HOPELESS = 2.0
 
 WarmSession = tuple[Answering, WarmUp]
 
@@ -26,14 +31,16 @@ WarmSession = tuple[Answering, WarmUp]
 class _Forms:
     """Sessions of one PyTorch module, by form; it lives in a worker."""
 
-    def __init__(self, factory: Callable[[], Any], images: Fed, threads: int) -> None:
+    def __init__(self, factory: Callable[[], Any], images: Fed, threads: int | None) -> None:
         self._factory, self._images, self._threads = factory, images, threads
         self._module = factory()
         self._probes: dict[Form, Probe] = {}
 
-    def open(self, form: Form) -> None:
-        """Make a session of a copy of the module, in place of one that was there."""
-        self._probes[form] = Probe(functools.partial(TorchSession, self._copy, form, self._threads), self._images)
+    def open(self, form: Form) -> int:
+        """Make a session of a copy of the module, in place of one that was there; its threads."""
+        session = TorchSession(self._copy, form, self._threads)
+        self._probes[form] = Probe(lambda: session, self._images)
+        return session.threads
 
     def _copy(self) -> Any:
         try:
@@ -61,9 +68,6 @@ class _InProcess:
         return self.worker.method("of", self.form, name, *args)
 
 
-_FormSession = tuple[_InProcess, WarmUp]
-
-
 class References:
     """PyTorch's forms, on the devices that the engines use.
 
@@ -74,8 +78,9 @@ class References:
         engines: that are measured beside.
 
     Attributes:
-        tried: by device, the median of each form's trial in milliseconds.
+        tried: by device, the median of each form's screening in milliseconds.
         failed: why a form took no part.
+        threads: of the forms that are measured in full.
     """
 
     def __init__(self, factory: Callable[[], Any] | None, images: Fed, bench: Bench, engines: Sequence[Engine]) -> None:
@@ -83,15 +88,17 @@ class References:
         devices = _devices(engines) if factory else []
         self.tried: dict[Device, dict[Form, float]] = {device: {} for device in devices}
         self.failed: dict[Form, str] = {}
+        self.threads: dict[Form, int] = {}
 
     def best(self, device: Device) -> Form:
-        """The fastest form there."""
+        """The form that was the fastest in the screening."""
         return min(self.tried[device], key=lambda form: self.tried[device][form])
 
     def kept(self, device: Device) -> list[Form]:
-        """Eager FP32 first; then the best form, if it is another; none where there is no PyTorch."""
-        tried = self.tried.get(device)
-        return list(dict.fromkeys((Form(device=device), self.best(device)))) if tried else []
+        """What is measured in full: eager FP32 and the three fastest forms; nothing where there is no PyTorch."""
+        tried = self.tried.get(device, {})
+        fastest = sorted(tried, key=lambda form: tried[form])[:_IN_FULL]
+        return list(dict.fromkeys((Form(device=device), *fastest))) if tried else []
 
     def swept(self, device: Device) -> list[Form]:
         """What stands beside a sweep: the best form; where it is faster on one thread, larger batches need them all."""
@@ -100,51 +107,51 @@ class References:
         return [*best, *(dataclasses.replace(form, single=False) for form in best if form.single)]
 
     def opened(self, stack: contextlib.ExitStack) -> dict[str, WarmSession]:
-        """The forms that are kept, warmed up, in a new process a device; the first time all forms are tried there."""
+        """The forms that are kept, warmed up, in a new process a device; the first time all forms are screened.
+
+        Raises:
+            DnexportError: eager FP32 fails, or a form that the screening has kept.
+        """
         sessions: dict[str, WarmSession] = {}
         for device, tried in self.tried.items():
-            if tried:
-                found = self._opened(self._wanted(device), stack)
-            else:
-                found = self._opened(forms_on(device, compiled=self._bench.compile), stack)
-                tried |= {form: median(before.last_ms) for form, (_, before) in found.items()}
-                found |= self._on_one_thread(device, found)
-            sessions |= {str(form): found[form] for form in self._wanted(device)}
+            if not tried:
+                self._screen(device)
+            worker = self._worker(stack)
+            sessions |= {str(form): self._warm(worker, form) for form in self._wanted(device)}
         return sessions
 
     def _wanted(self, device: Device) -> list[Form]:
         return list(dict.fromkeys((*self.kept(device), *self.swept(device))))
 
-    def _on_one_thread(self, device: Device, found: Mapping[Form, _FormSession]) -> dict[Form, _FormSession]:
-        """The best form on one thread, where queries are so short that threads may cost more than they bring."""
-        best = self.best(device)
+    def _worker(self, stack: contextlib.ExitStack) -> Worker:
+        """A process for the forms of one device: they share PyTorch, and answer in turn."""
+        worker = stack.enter_context(Worker("measuring PyTorch", parked=True))
+        worker.create(_Forms, self._factory, self._images, self._bench.threads)
+        return worker
+
+    def _screen(self, device: Device) -> None:
+        """Time every form for a short while, in a process that ends with it."""
+        tried = self.tried[device]
         several = self._bench.threads is None and available_threads() > 1 and device == "cpu"
-        if not several or self.tried[device][best] > _SHORT_MS:
-            return {}
-        form = dataclasses.replace(best, single=True)
-        session = self._warm(found[best][0].worker, form)
-        self.tried[device][form] = median(session[1].last_ms)
-        return {form: session}
+        left = list(forms_on(device, compiled=self._bench.compile, single=several))
+        while left:
+            with contextlib.ExitStack() as stack:
+                worker = self._worker(stack)
+                while left:
+                    form = left.pop(0)
+                    hopeless_ms = _HOPELESS * min(tried.values(), default=math.inf)
+                    try:
+                        worker.method("open", form)
+                        tried[form] = worker.method("of", form, "screened", self._bench.batch, hopeless_ms)
+                    except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
+                        if form == Form(device=device):
+                            raise
+                        self.failed[form] = str(exc)
+                        if isinstance(exc, WorkerCrashed):
+                            break  # the others in a new process
 
-    def _opened(self, forms: Sequence[Form], stack: contextlib.ExitStack) -> dict[Form, _FormSession]:
-        """Forms of one device, in one process: they share PyTorch, and answer in turn."""
-        threads = self._bench.threads or available_threads()
-        worker = stack.enter_context(Worker("measuring PyTorch", threads=threads))
-        worker.create(_Forms, self._factory, self._images, threads)
-        found = {}
-        for form in forms:
-            try:
-                found[form] = self._warm(worker, form)
-            except DnexportError as exc:  # torch.compile needs a C++ compiler, bf16 a kernel for each layer
-                if form in (Form(device=form.device), *self._wanted(form.device)):
-                    raise
-                self.failed[form] = str(exc)
-                if isinstance(exc, WorkerCrashed):  # and the others with it
-                    return self._opened([each for each in forms if each != form], stack)
-        return found
-
-    def _warm(self, worker: Worker, form: Form) -> _FormSession:
-        worker.method("open", form)
+    def _warm(self, worker: Worker, form: Form) -> WarmSession:
+        self.threads[form] = worker.method("open", form)
         session = _InProcess(worker, form)
         return session, warmed_up(session, self._bench.batch, self._bench.block_s)
 

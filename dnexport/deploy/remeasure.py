@@ -29,7 +29,6 @@ from dnexport.errors import TargetUnavailable, UsageError
 from dnexport.measure.budgets import judgements
 from dnexport.measure.environment import environment, package_versions
 from dnexport.measure.latency import Probe
-from dnexport.runtimes.arrays import available_threads
 from dnexport.runtimes.contract import Executed
 from dnexport.runtimes.isolate import Worker
 from dnexport.runtimes.registry import runtime_for
@@ -160,8 +159,8 @@ def _samples_from_data(bundle: Bundle, data: str, factory: Callable[[], Any] | N
     test.check_classes(manifest.class_names, multi_label=manifest.multi_label)
     if (table := bundle.calibration_table()) is not None:
         check_disjoint(table, test, manifest.preprocess)
-    with Worker("running PyTorch", threads=available_threads()) as worker:
-        worker.create(Probe, functools.partial(TorchSession, factory, EAGER, available_threads()))
+    with Worker("running PyTorch") as worker:
+        worker.create(Probe, functools.partial(TorchSession, factory, EAGER))
         batches = fed_from_images(test, manifest.preprocess, "float32")
         reference = np.concatenate([part for images in batches for part in worker.method("logits", images, 32)])
     profile = manifest.recipe.profile

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from dnexport.spec.budget import Verdict
-from dnexport.spec.latency import Benchmark, Latency, Ratio
+from dnexport.spec.latency import Benchmark, Latency
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.report import BundleReport
 
@@ -165,19 +165,26 @@ def verdict_on(column: Column) -> str:
         parts.append(f"{accuracy.agreement:.1%} of {accuracy.samples} answers agree with PyTorch's")
     if benchmark and benchmark.over_best:
         parts.append(f"{benchmark.over_best} as fast as PyTorch's best form {'there' if column.machine else 'here'}")
+    if benchmark and benchmark.against_float:
+        parts.append(benchmark.against_float)
     return "; ".join(parts)
 
 
 def notes_of(engines: Sequence[Column]) -> list[str]:
     """What makes numbers weak, or is to be known beside them; what several engines share once."""
     benchmarks = [column.report.benchmark for column in engines if column.report.benchmark]
-    notes = [f"{column.label}: {note}" for column in engines for note in column.report.notes]
+    notes = [f"{column.label}: {pays}" for column in engines if (pays := _pays(column))]
+    notes += [f"{column.label}: {note}" for column in engines for note in column.report.notes]
     notes += dict.fromkeys(note for benchmark in benchmarks for note in benchmark.notes)
     if len({run_of(benchmark) for benchmark in benchmarks}) > 1:
         notes.append(
             "each engine was measured in a run of its own beside PyTorch; compare the ratios, not the milliseconds"
         )
     return notes
+
+
+def _pays(column: Column) -> str | None:
+    return column.report.benchmark.against_float if column.report.benchmark else None
 
 
 def run_of(benchmark: Benchmark) -> object:
@@ -301,14 +308,22 @@ def _quantile(name: str, benchmark: Benchmark) -> Cell:
     return Cell(milliseconds(value), " ".join(notes))
 
 
-def _speedup(benchmark: Benchmark, ratio: Ratio | None, index: int) -> Cell | None:
+def _speedup(benchmark: Benchmark, *, best: bool) -> Cell | None:
     if not benchmark.references:
         return None
-    reference = benchmark.references[index]
+    reference = benchmark.best_reference if best else benchmark.references[0]
+    ratio = benchmark.over_best if best else benchmark.over_eager
     return Cell(
         "withheld" if ratio is None else str(ratio),
         f"{reference.form}, {milliseconds(reference.latency.p50_ms)} in the same run",
     )
+
+
+def _over_float(benchmark: Benchmark) -> Cell | None:
+    beside = benchmark.float_engine
+    if beside is None or benchmark.over_float is None:
+        return None
+    return Cell(str(benchmark.over_float), f"{beside.form}, {milliseconds(beside.latency.p50_ms)} in the same run")
 
 
 def _device(benchmark: Benchmark) -> Cell:
@@ -384,8 +399,9 @@ def _warm_up(benchmark: Benchmark) -> Cell:
 
 
 _SPEED: dict[str, Callable[[Benchmark], Cell | None]] = {
-    "Speed-up over PyTorch's best form": lambda benchmark: _speedup(benchmark, benchmark.over_best, -1),
-    "Speed-up over PyTorch eager": lambda benchmark: _speedup(benchmark, benchmark.over_eager, 0),
+    "Speed-up over PyTorch's best form": lambda benchmark: _speedup(benchmark, best=True),
+    "Speed-up over PyTorch eager": lambda benchmark: _speedup(benchmark, best=False),
+    "Speed-up over the float engine of the same runtime": lambda benchmark: _over_float(benchmark),
     "Latency p50": lambda benchmark: Cell(
         milliseconds(benchmark.latency.p50_ms), f"batch {benchmark.latency.batch}, {benchmark.latency.threads} threads"
     ),

@@ -212,7 +212,7 @@ def _speed_rows(now: Column, then: Column) -> Iterator[_Row]:
         yield _apart(now.label, "speed-up", f"PyTorch was not measured beside it {where}")
         return
     for metric, form, ratio in _RATIOS:
-        if metric == "speed-up over PyTorch's best form" and {len(new.references), len(old.references)} == {1}:
+        if metric == "speed-up over PyTorch's best form" and _eager_is_best(new) and _eager_is_best(old):
             continue  # eager is the best form: the same ratio
         reason = _other_settings(now, then, new, old) or _other_ratio(form(new), form(old), ratio(new), ratio(old))
         before, after = ratio(old), ratio(new)
@@ -314,14 +314,21 @@ def _all_versions(machine: Environment) -> dict[str, str]:
     return {**machine.versions, **driver, "Python": machine.python}
 
 
-def _form(index: int, benchmark: Benchmark) -> str:
-    """What the engine is compared with: eager PyTorch is the first of the references, the best form the last."""
-    return benchmark.references[index].form
+def _eager_is_best(benchmark: Benchmark) -> bool:
+    return benchmark.best_reference is benchmark.references[0]
 
 
 _RATIOS: tuple[tuple[str, Callable[[Benchmark], str], Callable[[Benchmark], Ratio | None]], ...] = (
-    ("speed-up over PyTorch eager", partial(_form, 0), lambda benchmark: benchmark.over_eager),
-    ("speed-up over PyTorch's best form", partial(_form, -1), lambda benchmark: benchmark.over_best),
+    (
+        "speed-up over PyTorch eager",
+        lambda benchmark: benchmark.references[0].form,
+        lambda benchmark: benchmark.over_eager,
+    ),
+    (
+        "speed-up over PyTorch's best form",
+        lambda benchmark: benchmark.best_reference.form,
+        lambda benchmark: benchmark.over_best,
+    ),
 )
 # What must be equal for two accuracies to compare.
 _OF_ACCURACY: dict[str, Callable[[Column], object]] = {

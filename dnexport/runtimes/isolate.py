@@ -3,6 +3,11 @@
 A `Worker` is a fresh Python interpreter that serves calls, one at a time, over its standard input and output as
 length-prefixed pickles. Functions travel by reference (module and name), arrays by value. What the libraries print is
 kept and its end is quoted in the error. The worker dies with its parent.
+
+Workers that are measured beside each other are *parked*: stopped by a signal except while they answer a call. The
+threads of PyTorch and of the runtimes spin while they wait for work, as they do for every user, and two processes whose
+threads spin on the same processors slow each other many times over. Only one of the parked workers ever has a thread
+that can run.
 """
 
 import contextlib
@@ -35,18 +40,17 @@ class Worker:
 
     Args:
         label: what the child does, as the subject of error messages: ``building openvino:cpu``.
-        env: variables that the child starts with, beside ours.
-        threads: given to OpenMP, which must wait passively: spinning threads of one worker would slow the others.
+        env: variables that the child starts with, beside ours. How threads wait is not among them: libraries run as
+            they come.
+        parked: stop the child whenever it is not answering a call.
     """
 
-    def __init__(self, label: str, *, env: dict[str, str] | None = None, threads: int | None = None) -> None:
-        self.label = label
+    def __init__(self, label: str, *, env: dict[str, str] | None = None, parked: bool = False) -> None:
+        self.label, self._parked = label, parked
         self._held = contextlib.ExitStack()
         # A child that is killed leaves its temporary files in a folder that is known to be nobody's.
         temporary = {"TMPDIR": str(self._held.enter_context(scratch()))}
-        variables = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"} | temporary | (env or {})
-        if threads is not None:
-            variables["OMP_NUM_THREADS"] = str(threads)
+        variables = os.environ | {"PYTHONUNBUFFERED": "1"} | temporary | (env or {})
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dnexport.runtimes.isolate"],
@@ -103,6 +107,7 @@ class Worker:
 
     def _ask(self, message: tuple[str, Any, tuple[Any, ...]], timeout_s: float) -> Any:
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         try:
             _send(self._process.stdin, message)
         except (BrokenPipeError, OSError):
@@ -115,6 +120,7 @@ class Worker:
             raise WorkerCrashed(f"{self.label} gave no answer for {timeout_s:g} s", remedy) from None
         if answer is None:
             raise self._crash()
+        self._signal(signal.SIGSTOP)
         kind, value = answer
         if kind == "result":
             return value
@@ -123,6 +129,11 @@ class Worker:
         name, text, trace = value
         first_line = text.strip().splitlines()[0] if text.strip() else "no message"
         raise BuildFailed(f"{self.label} failed: {name}: {first_line}", self._quoted()) from RuntimeError(trace)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Let a parked child go on, or stop it."""
+        if self._parked and self._process.poll() is None:
+            self._process.send_signal(number)
 
     def _crash(self) -> WorkerCrashed:
         code = self._process.wait()
@@ -187,6 +198,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 def _main() -> None:
     # The terminal's Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)  # a shell's Ctrl-Z and 'fg' would let parked workers go on
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Vendor libraries print to file descriptor 1; the answers go to a private copy of it.

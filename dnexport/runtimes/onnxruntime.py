@@ -216,8 +216,6 @@ def _inference_session(
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
-    # Spinning threads of one engine would steal the processor from the next one measured.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile_to is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile_to)

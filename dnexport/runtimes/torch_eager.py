@@ -3,6 +3,7 @@
 A module comes from a factory, so that this file knows nothing of checkpoints or architectures.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,16 +59,18 @@ class Form:
 EAGER = Form()
 
 
-def forms_on(device: Device, *, compiled: bool = False) -> tuple[Form, ...]:
+def forms_on(device: Device, *, compiled: bool = False, single: bool = False) -> tuple[Form, ...]:
     """The forms that compete there, eager FP32 first.
 
     Args:
         device: where.
         compiled: torch.compile competes too, which takes minutes.
+        single: each form competes on one thread too.
     """
     half: Literal["bf16", "fp16"] = "fp16" if device == "cuda" else "bf16"
     tuned = tuple(Form(layout="channels-last", dtype=dtype, device=device) for dtype in ("fp32", half))
-    return (Form(device=device), *tuned, *(replace(form, compiled=True) for form in tuned if compiled))
+    forms = (Form(device=device), *tuned, *(replace(form, compiled=True) for form in tuned if compiled))
+    return (*forms, *(replace(form, single=True) for form in forms if single))
 
 
 def cuda_usable() -> bool:
@@ -129,20 +132,29 @@ class Torch:
         raise TargetUnavailable(f"target {target} has no engine file", "name another target")
 
 
+@functools.cache
+def _own_threads() -> int:
+    """The threads that PyTorch takes where nobody says a number."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 class TorchSession:
     """A module in evaluation mode, in one of its forms; images come from, and logits go to, the host's memory.
 
     Args:
         factory: returns the module.
         form: how it runs.
-        threads: of PyTorch's pool.
+        threads: of PyTorch's pool; as many as PyTorch takes by itself where it is None.
     """
 
-    def __init__(self, factory: "Callable[[], torch.nn.Module]", form: Form, threads: int) -> None:
+    def __init__(self, factory: "Callable[[], torch.nn.Module]", form: Form, threads: int | None = None) -> None:
         import torch
 
         self._torch, self._form = torch, form
-        self._threads = 1 if form.single else threads
+        own = _own_threads()  # asked before any session of this process changes it
+        self._threads = 1 if form.single else threads or own
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[form.dtype]
         self._layout = torch.contiguous_format if form.layout == "contiguous" else torch.channels_last
         module = factory().eval().requires_grad_(False)
@@ -157,6 +169,11 @@ class TorchSession:
             x = self._torch.from_numpy(images).to(self._form.device, self._dtype)
             logits: Logits = self._module(x.contiguous(memory_format=self._layout)).float().cpu().numpy()
         return logits
+
+    @property
+    def threads(self) -> int:
+        """Of PyTorch's pool while it answers."""
+        return self._threads
 
     @property
     def input_type(self) -> InputType:

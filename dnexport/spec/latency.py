@@ -181,10 +181,13 @@ class Benchmark(Record):
     Attributes:
         latency: of the engine.
         device: where its time goes; None where the runtime has no events of its own, and one wall clock tells all.
-        references: eager FP32 first; then the best form, if it is another.
-        forms_tried: median of a short trial of each PyTorch form, in milliseconds; the best is the smallest.
+        references: the PyTorch forms that were measured in full; eager FP32 first.
+        forms_tried: median of a short screening of each PyTorch form, in milliseconds.
         over_eager: speed-up over eager FP32; None where it is withheld, and ``notes`` say why.
         over_best: speed-up over the best PyTorch form, the headline; None likewise.
+        float_engine: of an INT8 engine, the float engine of the same runtime, measured in the same rounds; ``form`` is
+            its precision. None for other engines, and where the float graph is not at hand.
+        over_float: how many times faster the INT8 engine is than that one.
         multi_stream: MLPerf's scenario: queries of eight images, judged by p99.
         offline: MLPerf's scenario: throughput over a sweep of batch sizes.
         cold_start: from nothing to the first answer.
@@ -204,6 +207,8 @@ class Benchmark(Record):
     forms_tried: dict[str, float] = Field(default_factory=dict)
     over_eager: Ratio | None = None
     over_best: Ratio | None = None
+    float_engine: Reference | None = None
+    over_float: Ratio | None = None
     multi_stream: Latency | None = None
     offline: tuple[BatchPoint, ...] = ()
     cold_start: ColdStart | None = None
@@ -214,6 +219,24 @@ class Benchmark(Record):
     others_share: float | None = None
     parts: tuple[PartTime, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def against_float(self) -> str | None:
+        """Whether INT8 pays, in words; None where there is no float engine beside it."""
+        if self.float_engine is None or self.over_float is None:
+            return None
+        ratio, other = self.over_float, self.float_engine.form.upper()
+        if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
+            return f"INT8 is not measurably faster than {other} on the same runtime here ({ratio}): do not count on it"
+        if ratio.high < 1:
+            slower = f"{1 / ratio.value - 1:.0%}"
+            return f"INT8 is {slower} slower than {other} on the same runtime here: do not use it for speed"
+        return f"INT8 is {ratio} faster than {other} on the same runtime here"
+
+    @property
+    def best_reference(self) -> Reference:
+        """The PyTorch form with the smallest median; there must be one."""
+        return min(self.references, key=lambda reference: reference.latency.p50_ms)
 
     @property
     def best_batch(self) -> BatchPoint | None:

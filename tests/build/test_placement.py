@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dnexport.build.document import document_from_bundle
 from dnexport.build.pipeline import build
 from dnexport.build.placement import choice
 from dnexport.bundle.verify import Bundle
@@ -14,7 +15,7 @@ from dnexport.graph.contract import model_from_path
 from dnexport.graph.dense_blocks import dense_blocks
 from dnexport.measure.accuracy import snr_db
 from dnexport.runtimes.openvino import OpenVino
-from dnexport.spec.latency import Ratio
+from dnexport.spec.latency import Benchmark, Latency, Ratio, Reference
 from dnexport.spec.precision import Execution, Precision
 from dnexport.spec.progress import Silent
 from dnexport.spec.quantization import QuantizationPlan, Trial
@@ -106,6 +107,42 @@ def test_auto_measures_both_and_says_what_it_found(folder: Path) -> None:
     assert plan.placement == choice(plan.trials)
     again = build(wanted, folder / "auto", Silent(), bench=False).bundle
     assert all(run.reused for run in again.manifest.stages.values())
+
+
+def test_int8_stands_beside_the_float_engine_of_its_runtime(folder: Path) -> None:
+    bundle = build(recipe([NULL], placement="activation"), folder / "beside", Silent()).bundle
+    benchmark = bundle.reports[NULL].benchmark
+    assert benchmark.float_engine.form == "fp32"
+    assert len(benchmark.over_float.starts) == 2
+    assert benchmark.against_float.startswith("INT8 is ")
+    assert document_from_bundle(bundle)["targets"][NULL]["speedup"]["float_engine"] == benchmark.over_float.value
+    assert "float engine of the same runtime" in (bundle.path / "report.html").read_text()
+    assert '"over_float"' in (bundle.path / "report.json").read_text()
+    again = build(recipe([NULL], placement="activation"), folder / "beside", Silent(), bench=False).bundle
+    assert again.reports[NULL].benchmark is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.8, 0.9, "INT8 is 18% slower than FP32 on the same runtime here: do not use it for speed"),
+        (0.9, 1.1, "INT8 is not measurably faster than FP32 on the same runtime here (0.85× (0.90 to 1.10)): do not"),
+        (1.5, 2.5, "INT8 is 0.85× (1.50 to 2.50) faster than FP32 on the same runtime here"),
+        (None, None, "INT8 is not measurably faster"),
+    ],
+)
+def test_int8_that_does_not_pay_is_said_by_the_interval(low: float | None, high: float | None, words: str) -> None:
+    latency = Latency(
+        batch=1, threads=1, samples_ms=(1.0,), sets=(1,), p50_ms=1.0, p90_ms=None, p99_ms=None, p90_bound_ms=None,
+        p99_bound_ms=None, images_per_second=1000.0, warm_up_queries=0,
+    )  # fmt: skip
+    found = Benchmark(
+        latency=latency,
+        float_engine=Reference(form="fp32", latency=latency),
+        over_float=Ratio(value=0.85, low=low, high=high, starts=((0.85,),)),
+    )
+    assert found.against_float.startswith(words)
+    assert Benchmark(latency=latency).against_float is None
 
 
 def test_auto_goes_on_with_the_one_that_meets_the_budget(folder: Path) -> None:

@@ -49,9 +49,11 @@ def measured(bundle: Bundle) -> Benchmark:
 
 
 def test_each_set_of_processes_gives_its_rounds(measured: Benchmark) -> None:
-    best = measured.references[-1].form
     assert measured.references[0].form == str(EAGER)
-    assert best == min(measured.forms_tried, key=lambda form: measured.forms_tried[form])
+    medians = {each.form: each.latency.p50_ms for each in measured.references}
+    assert medians[measured.best_reference.form] == min(medians.values())
+    fastest = sorted(measured.forms_tried, key=lambda form: measured.forms_tried[form])[:3]
+    assert set(medians) == {str(EAGER), *fastest}
     for ratio in (measured.over_eager, measured.over_best):
         if ratio is None:
             assert any("is withheld: it is" in note for note in measured.notes)
@@ -138,7 +140,9 @@ def test_a_reference_that_fails_at_a_batch_of_the_sweep_takes_no_part_from_there
     (found,) = measure_bundle(bundle, None, bench, NoLarge, Silent()).values()
     assert [(point.batch, point.reference is None) for point in found.offline] == [(2, False), (4, False), (8, True)]
     (note,) = [note for note in found.notes if "in the sweep" in note]
-    assert note.startswith(f"PyTorch {found.references[-1].form} took no part in the sweep from batch 8 on: ")
+    assert note.startswith(
+        f"PyTorch {min(found.forms_tried, key=found.forms_tried.get)} took no part in the sweep from batch 8 on: "
+    )
     assert found.over_eager is not None or any("is withheld" in each for each in found.notes)
 
 
@@ -171,7 +175,7 @@ def test_what_was_measured_elsewhere_is_left_out(bundle: Bundle, measured: Bench
     assert there.measured_on == here.measured_on
     accuracy = bundle.reports[name].accuracy
     (latency, agreement) = judged_again(
-        [Budget.parse("p50<=1000ms"), Budget.parse("agreement>=1")],
+        [Budget.parse("p50<=1000ms"), Budget.parse("agreement>=1%")],
         reports_now(moved, {name: {"accuracy": accuracy, "proof": elsewhere.proof}}),
     )
     assert (latency.verdict, agreement.verdict) == ("undecided", "pass")

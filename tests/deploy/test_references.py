@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from dnexport.deploy.engine import Engine
 from dnexport.deploy.references import References
 from dnexport.errors import BuildFailed
+from dnexport.measure.latency import LEAST_QUERIES, Probe
 from dnexport.runtimes.arrays import available_threads
-from dnexport.runtimes.torch_eager import EAGER
+from dnexport.runtimes.torch_eager import EAGER, forms_on
 from dnexport.spec.precision import Precision
 from dnexport.spec.recipe import Bench
 from dnexport.spec.target import Target
@@ -65,8 +67,34 @@ def test_the_best_form_is_kept_beside_eager() -> None:
     times = found.tried["cpu"]
     assert {str(form) for form in times} == {"eager fp32", "channels-last fp32", "channels-last bf16"}
     assert times[found.best("cpu")] == min(times.values())
-    assert opened(found) == first == list(dict.fromkeys((str(EAGER), str(found.best("cpu")))))
+    assert opened(found) == first == [str(form) for form in found.kept("cpu")]
     assert found.failed == {}
+
+
+def test_eager_and_the_three_fastest_are_measured_in_full() -> None:
+    found = references(Mean)
+    forms = forms_on("cpu", single=True)
+    found.tried["cpu"] |= {form: float(ms) for form, ms in zip(forms, (9, 5, 8, 4, 7, 6), strict=True)}
+    fastest = [dataclasses.replace(EAGER, single=True), forms[1], dataclasses.replace(forms[2], single=True)]
+    assert found.kept("cpu") == [EAGER, *fastest]
+    found.tried["cpu"][EAGER] = 1.0
+    assert found.kept("cpu") == [EAGER, *fastest[:2]]
+
+
+def test_a_hopeless_form_is_queried_no_more_than_twice() -> None:
+    queries = []
+
+    class Slow:
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            queries.append(len(images))
+            time.sleep(0.02)
+            return images.reshape(len(images), -1)
+
+    probe = Probe(Slow, IMAGES)
+    assert probe.screened(2, 10.0) > 15
+    assert queries == [2, 2, 2], "one slow query may be a disturbance"
+    assert probe.screened(2, 1000.0) > 15
+    assert queries == [2] * (3 + 1 + LEAST_QUERIES)
 
 
 def test_a_form_that_fails_takes_no_part() -> None:
@@ -83,10 +111,14 @@ def test_without_eager_there_is_nothing_to_compare_with() -> None:
         opened(references(Broken))
 
 
-def test_one_thread_competes_where_queries_are_short() -> None:
+def test_every_form_competes_on_one_thread_and_on_all() -> None:
     found = references(Mean, threads=None)
     opened(found)
-    assert any(form.single for form in found.tried["cpu"]) == (available_threads() > 1)
+    forms = found.tried["cpu"]
+    several = {dataclasses.replace(form, single=False) for form in forms}
+    assert set(forms) - several == (
+        {dataclasses.replace(f, single=True) for f in several} if available_threads() > 1 else set()
+    )
 
 
 def test_a_sweep_has_all_threads_beside_it() -> None:

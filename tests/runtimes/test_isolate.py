@@ -48,8 +48,8 @@ def chatter() -> str:
     return "still in order"
 
 
-def environment() -> tuple[str | None, str | None]:
-    return os.environ.get("OMP_WAIT_POLICY"), os.environ.get("OMP_NUM_THREADS")
+def environment() -> dict[str, str]:
+    return dict(os.environ)
 
 
 class Counter:
@@ -62,12 +62,37 @@ class Counter:
 
 
 def test_answers_and_keeps_an_object() -> None:
-    with Worker("counting", threads=2) as worker:
+    with Worker("counting") as worker:
         assert worker.call(add, 2, 3) == 5
         worker.create(Counter, 10)
         assert worker.method("add", np.ones(1_000_000, np.int64)) == 1_000_010
         assert worker.method("add", np.ones(1)) == 1_000_011
-        assert worker.call(environment) == ("passive", "2")
+
+
+def test_a_worker_has_the_environment_of_its_user() -> None:
+    """How threads wait and how many there are is the libraries' own choice, as it is for those who use them."""
+    for parked in (False, True):
+        with Worker("looking", env={"GIVEN": "yes"}, parked=parked) as worker:
+            added = dict(set(worker.call(environment).items()) - set(os.environ.items()))
+        assert {"GIVEN", "TMPDIR"} <= added.keys() <= {"GIVEN", "TMPDIR", "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_parked_worker_stands_still_between_calls_and_ends_all_the_same() -> None:
+    def state(worker: Worker) -> str:
+        return Path(f"/proc/{worker.process}/stat").read_text().rpartition(")")[2].split()[0]
+
+    with Worker("parking", parked=True) as worker:
+        for _ in range(3):
+            assert worker.call(add, 2, 3) == 5
+            deadline = time.monotonic() + 5
+            while state(worker) != "T" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert state(worker) == "T"
+        process = worker.process
+    assert not Path(f"/proc/{process}").exists()
+    with Worker("failing", parked=True) as worker, pytest.raises(BuildFailed):
+        worker.call(fail)
 
 
 def test_what_libraries_print_does_not_disturb() -> None:
