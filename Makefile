@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 BUILT := engines/built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
 .PHONY: demo test test-instructions arm64 lint format clean
 
 demo: .venv/demo

@@ -90,7 +90,11 @@ def test_every_target_that_is_not_here_is_prepared_and_said_to_be(machine: objec
     machine()
     found = chosen_targets(Recipe(name="r", arch="densenet121", precision=precision, targets=ALL))
     assert [c.action for c in found] == ["prepare"] * len(ALL)
-    assert {c.reason for c in found} == {"not here; get it", "it is not here, as ordered"}
+    for each in found:
+        what, _, foreseen = each.reason.partition(" is refused without ")
+        assert what.startswith(("not here; get it", "it is not here, as ordered"))
+        words = {"fp16": "--allow-execution bf16 or f32", "int8": "--allow-execution f32 or int8-saturating"}
+        assert foreseen == (words[precision] if each.target.device == "cpu" else "")
 
 
 def test_one_that_is_refused_does_not_lose_the_others(machine: object) -> None:

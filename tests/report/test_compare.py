@@ -249,7 +249,7 @@ def test_what_cannot_be_compared_says_why() -> None:
     now = bundle()
     usual = now.targets[TARGET].benchmark
     one_set = usual.model_copy(update={"over_eager": ratio(6, sets=1)})
-    other_form = usual.references[0].model_copy(update={"form": "channels-last fp32"})
+    other_form = usual.best_reference.model_copy(update={"form": "channels-last fp32"})
     cases: dict[str, tuple[BundleReport, str]] = {
         "another machine: Some Xeon, 2 cores, was Orin Nano": (now.model_copy(update={"environment": BOARD}), "eager"),
         "the bench settings differ": (now.model_copy(update={"bench": Bench(block_s=1)}), "eager"),
