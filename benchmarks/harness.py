@@ -35,7 +35,7 @@ from dnexport.runtimes.registry import open_session, runtime_for, session_option
 from dnexport.runtimes.torch_eager import Form, TorchSession, forms_on
 from dnexport.spec.target import Target
 
-SETS, SECONDS = 5, 1.0
+SETS, SECONDS = 3, 0.5
 WITHIN = 0.05
 Times = list[float]
 

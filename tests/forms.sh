@@ -9,7 +9,7 @@
 #            PyPI's others bring CUDA
 #
 # Each form but vnni-256 has an environment of its own below engines/built/forms. The tests that look at times are left
-# out. The last lines say what each form passed and skipped.
+# out; TESTS names some folders of tests where not all are wanted. The last lines say what each form passed and skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=passive CI=true
@@ -31,7 +31,8 @@ installed() { # PYTHON: all that the tests need
 tested() { # FORM PYTHON [PYTEST ARGUMENT …]: the tests, whose outcome goes into a file
   local form=$1 python=$2
   shift 2
-  "$python" -m pytest --numprocesses 2 --dist loadfile -p no:cacheprovider "$@" 2>&1 | tee "$folder/$form.log" | tail -n 40 ||
+  # shellcheck disable=SC2086 # TESTS are several words
+  "$python" -m pytest --numprocesses 2 --dist loadfile -p no:cacheprovider "$@" ${TESTS:-tests} 2>&1 | tee "$folder/$form.log" | tail -n 40 ||
     failed+=("$form")
 }
 

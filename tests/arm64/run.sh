@@ -149,7 +149,7 @@ from PIL import Image
 from dnexport.data.datasets import digits
 
 test = digits().test
-for index, (pixels, label) in enumerate(islice(zip(test.pictures, test.labels, strict=True), 50)):
+for index, (pixels, label) in enumerate(islice(zip(test.pictures, test.labels, strict=True), 25)):
     folder = Path(sys.argv[1], test.classes[label])
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(folder / f"{index}.png")

@@ -27,13 +27,17 @@ def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...]) -> None
 
 @pytest.mark.alone
 def test_help_is_there_at_once(root: Path) -> None:
-    """The best of five: the machine may be busy, the program is not."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "dnexport.cli", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.35
+    """The best of five, as the machine may be busy; 0.35 s, or little more than Python takes to import what draws it."""
+
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert best("-m", "dnexport.cli", "--help") < max(0.35, 2 * best("-c", "import typer.rich_utils, pydantic"))
 
 
 def test_a_host_command_on_a_device_names_the_extra(tmp_path: Path) -> None:

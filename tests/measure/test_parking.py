@@ -51,19 +51,19 @@ def opened(stack: contextlib.ExitStack, *, parked: bool, env: dict[str, str] | N
 
 
 def slowdown(*, parked: bool) -> Ratio:
-    """How much longer a query takes between the blocks of three sessions that spin than in a process without them."""
+    """How much longer a query takes between the blocks of two sessions that spin than in a process without them."""
     sets: list[tuple[Blocks, Blocks]] = []
-    for start in range(4):
+    for start in range(3):
         with contextlib.ExitStack() as stack:
             measured = opened(stack, parked=True)
             warm = [warmed_up(measured, 1, 0.05)]
             measure = functools.partial(alternate, batch=1, block_s=0.05, enough=lambda rounds, _: rounds == 3)
             alone = [measure([measured], warm)[0]] if start % 2 else []
             with contextlib.ExitStack() as neighbours:
-                beside = [opened(neighbours, parked=parked, env=SPINNING) for _ in range(3)]
+                beside = [opened(neighbours, parked=parked, env=SPINNING) for _ in range(2)]
                 for each in beside:
                     warmed_up(each, 1, 0.02)
-                between = measure([measured, *beside], warm * 4)[0]
+                between = measure([measured, *beside], warm * 3)[0]
             alone = alone or [measure([measured], warm)[0]]
         sets.append((between, alone[0]))
     return ratio_from_blocks(*zip(*sets, strict=True))
