@@ -11,7 +11,7 @@ from dnexport.spec.latency import Benchmark, Latency
 from dnexport.spec.metrics import Accuracy, TargetReport, decibel_text
 from dnexport.spec.report import BundleReport
 
-_LINES = ((0.999, "keeps MLPerf's 99.9\u00a0%"), (0.99, "keeps MLPerf's 99\u00a0%"))
+_LINES = (99.9, 99.0)  # MLPerf's, in percent of the reference's top-1
 
 
 @dataclass(frozen=True)
@@ -274,12 +274,17 @@ def _drop(_: Column, accuracy: Accuracy) -> Cell | None:
 
 
 def _kept(_: Column, accuracy: Accuracy) -> Cell | None:
-    """The share of the reference's top-1, and which of MLPerf's lines it keeps."""
-    if accuracy.top1 is None or not accuracy.reference_top1:
+    """The share of the reference's top-1, and which of MLPerf's lines the whole 95 % interval keeps."""
+    if accuracy.top1 is None or not accuracy.reference_top1 or accuracy.drop_interval is None:
         return None
-    share = accuracy.top1 / accuracy.reference_top1
-    line = next((words for least, words in _LINES if share >= least), "below MLPerf's 99\u00a0%")
-    return Cell(f"{share:.2%}, {line}")
+    low, high = (1 - drop / 100 / accuracy.reference_top1 for drop in reversed(accuracy.drop_interval))
+    kept = next((line for line in _LINES if low >= line / 100), None)
+    open_ = next((line for line in _LINES if low < line / 100 <= high), None)
+    words = [f"keeps MLPerf's {kept:g}\u00a0%"] if kept else []
+    if open_ is not None:
+        words.append(f"MLPerf's {open_:g}\u00a0% is not decided by {accuracy.labelled} images")
+    share = f"{accuracy.top1 / accuracy.reference_top1:.2%} ({low:.2%} to {high:.2%})"
+    return Cell(share, "; ".join(words) or f"below MLPerf's {_LINES[-1]:g}\u00a0%")
 
 
 def _worst(column: Column, accuracy: Accuracy) -> Cell | None:
