@@ -70,5 +70,5 @@ def test_the_bundle_verifies_and_is_stamped_untrained(built: tuple[dict, float, 
 def test_it_is_done_in_minutes_and_4_gb(built: tuple[dict, float, float, Path]) -> None:
     """Most of it measures PyTorch in five sets of processes, so how long it takes is the processor's."""
     _, seconds, gigabytes, _ = built
-    assert seconds < 300
+    assert seconds < 900
     assert 0.5 < gigabytes < 4

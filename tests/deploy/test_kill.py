@@ -106,4 +106,4 @@ def test_fifty_kills_leave_a_valid_bundle_and_nothing_else(bundle: Bundle, tmp_p
         assert [each.name for each in path.parent.iterdir()] == ["b"]
     left_by_others = {"cache", ".ses"}  # ONNX Runtime keeps one file of its own
     assert {each.name for each in temporary.iterdir()} <= left_by_others
-    assert time.monotonic() - start < 180  # 25 s on a quiet machine
+    assert time.monotonic() - start < 600  # 25 s on a quiet machine
