@@ -104,11 +104,7 @@ def benchmark_from_records(
         forms_tried={str(form): ms for form, ms in references.tried.get(device, {}).items()},
         over_eager=ratios[kept[0]][0] if kept else None,
         over_best=ratios[best][0] if best is not None else None,
-        float_engine=Reference(
-            form=str(float_precision(engine.target)), latency=latency(beside_it.blocks, batch=bench.batch)
-        )
-        if beside_it
-        else None,
+        float_engine=_reference(float_precision(engine.target), beside_it, bench.batch, threads) if beside_it else None,
         over_float=over_float,
         multi_stream=latency(record.multi_stream, batch=MULTI_STREAM_BATCH) if record.multi_stream else None,
         offline=tuple(_point(size, rates, swept) for size, rates in record.rates.items()),
@@ -141,7 +137,7 @@ def float_name(target: Target) -> str:
     return f"{target}, float"
 
 
-def _reference(form: Form, record: Collected, batch: int, threads: int) -> Reference:
+def _reference(form: Form | Precision, record: Collected, batch: int, threads: int) -> Reference:
     latency = latency_from_blocks(record.blocks, batch=batch, threads=threads)
     return Reference(form=str(form), latency=latency)
 

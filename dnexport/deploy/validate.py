@@ -192,9 +192,11 @@ def validate_engine(engine: Engine, graph: Path, samples: Samples, tick: Callabl
     if precision is Precision.INT8 and target != _ORT_CPU and runtime_for(_ORT_CPU).runs(_ORT_CPU).usable:
         other = engine_logits(Engine(_ORT_CPU, graph, precision), samples, tick).logits
         # What saturates is known to differ from the other runtime, and has been judged by its floor.
-        cross_check = cross_check_of(logits, str(_ORT_CPU), other, samples.reference)
-        if not saturates:
-            check_against(str(target), logits, str(_ORT_CPU), other, samples.reference)
+        cross_check = (
+            cross_check_of(logits, str(_ORT_CPU), other, samples.reference)
+            if saturates
+            else check_against(str(target), logits, str(_ORT_CPU), other, samples.reference)
+        )
     return Validated(accuracy, executed, cross_check)
 
 
